@@ -1,0 +1,241 @@
+"""The contract of a provider adapter: pure builders and parsers, and the few calls made of several requests."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from airflow_raif.domain.batch import PartState
+from airflow_raif.domain.request import EntryRequest, RequestDefaults
+from airflow_raif.domain.result import EntryResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionSettings:
+    """What an adapter needs of a connection. Its repr never shows the key."""
+
+    provider: str
+    api_key: str = field(repr=False)
+    #: ``None``: the provider's public address.
+    base_url: str | None = None
+    #: Extra headers for every call (organization, beta flags).
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout_seconds: float = 60.0
+    #: Overrides of :class:`Limits` fields by name.
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one part may hold."""
+
+    max_requests: int
+    max_bytes: int
+    #: Bytes of one request line.
+    max_request_bytes: int
+    #: Embedding inputs in one part; ``None``: no such limit.
+    max_embedding_inputs: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One HTTP request, without the auth headers (the transport adds those)."""
+
+    method: str
+    #: Path with query, relative to the base URL; or an absolute URL, followed only on the base URL's own host.
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: Bytes, or a factory of byte blocks, so that a repeated call reads the body anew.
+    content: bytes | Callable[[], Iterable[bytes]] | None = None
+    #: Needed with a block factory, so that the body is not sent chunked.
+    content_length: int | None = None
+
+
+@dataclass(frozen=True)
+class Response:
+    """A successful answer; failures are raised as :class:`~airflow_raif.domain.errors.ProviderError`."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+class Transport(Protocol):
+    """Synchronous calls, for workers."""
+
+    def send(self, request: Request, *, retry: bool = True) -> Response:
+        """Send and read the whole answer; ``retry=False`` sends exactly once."""
+        ...
+
+    def stream(self, request: Request) -> AbstractContextManager[Iterator[bytes]]:
+        """Open an answer and yield its body in blocks, as they come."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpooledPart:
+    """The requests of a part as they lie in the spool."""
+
+    #: Our batch id and the part's number; what the tag is made of.
+    batch_id: str
+    number: int
+    model: str
+    endpoint: str
+    request_count: int
+    request_bytes: int
+    #: Opens the part's request lines for reading in blocks: each line ends with ``\n``; may be called again.
+    blocks: Callable[[], Iterator[bytes]]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tag(self) -> str:
+        """The mark our create leaves on the provider's batch."""
+        return f"raif-{self.batch_id}-{self.number}"
+
+
+@dataclass(frozen=True)
+class ListPage:
+    """One page of a provider's batch list, newest first."""
+
+    parts: list[PartState]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What finding a lost create needs."""
+
+    part: SpooledPart
+    #: Unix seconds; the create was sent after this.
+    intent_at: float
+    #: Where the upload went, if there was one.
+    input_ref: str | None
+
+
+class Adapter(ABC):
+    """One provider's Batch API. Instances hold settings only, no connection."""
+
+    name: ClassVar[str]
+    #: The first is the default.
+    endpoints: ClassVar[tuple[str, ...]]
+    default_base_url: ClassVar[str]
+    #: Limits by endpoint.
+    default_limits: ClassVar[Limits]
+    can_cancel: ClassVar[bool] = True
+    #: Whether a create carries a tag that a lookup can read back.
+    has_tag: ClassVar[bool] = True
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self.settings = settings
+
+    @property
+    def limits(self) -> Limits:
+        """The provider's limits with the connection's overrides."""
+        return Limits(**{**self.default_limits.__dict__, **self.settings.limits})
+
+    @property
+    def base_url(self) -> str:
+        """Where calls go, without a slash at the end."""
+        return (self.settings.base_url or self.default_base_url).rstrip("/")
+
+    @abstractmethod
+    def auth_headers(self) -> dict[str, str]:
+        """Headers that carry the key; added by the transport, never logged."""
+
+    # Requests
+
+    @abstractmethod
+    def make_encoder(self, defaults: RequestDefaults) -> Callable[[EntryRequest, str], bytes]:
+        """Check the batch's defaults once and return a function (request, wire id) -> one line, without line end.
+
+        :raises InvalidRequestError: the schema or a field cannot be expressed for this provider (``row`` unset;
+            the caller fills it in).
+        """
+
+    def count_embedding_inputs(self, request: EntryRequest) -> int:
+        """Embedding inputs in one request; 0 where the endpoint is not embeddings."""
+        return 0
+
+    def resolve_endpoint(self, endpoint: str) -> str:
+        """Return the endpoint, or the default for ``""``.
+
+        :raises InvalidBatchError: the provider has no such batch endpoint.
+        """
+        from airflow_raif.domain.errors import InvalidBatchError
+
+        if not endpoint:
+            return self.endpoints[0]
+        if endpoint not in self.endpoints:
+            raise InvalidBatchError(
+                f"{self.name} has no batch endpoint {endpoint!r}; use one of {', '.join(self.endpoints)}"
+            )
+        return endpoint
+
+    # Submit: upload may be repeated, create is sent once
+
+    @abstractmethod
+    def upload(self, transport: Transport, part: SpooledPart) -> str | None:
+        """Upload the requests where the provider wants a file first; return its id. Safe to repeat."""
+
+    @abstractmethod
+    def create(self, transport: Transport, part: SpooledPart, input_ref: str | None) -> PartState:
+        """Send the one request that creates a batch job, exactly once.
+
+        :raises TransientProviderError: with ``maybe_sent`` telling whether it may have been created.
+        """
+
+    @abstractmethod
+    def find(self, transport: Transport, lookup: Lookup) -> list[PartState]:
+        """Find what a create whose reply was lost may have made; every candidate, none if there is none."""
+
+    # Poll
+
+    @abstractmethod
+    def get_request(self, provider_batch_id: str) -> Request:
+        """Build the request for one batch job's state."""
+
+    @abstractmethod
+    def parse_part(self, content: bytes) -> PartState:
+        """Read one batch job's state. An unknown status is ``in_progress``, with a warning."""
+
+    @abstractmethod
+    def list_request(self, cursor: str | None = None) -> Request:
+        """Build the request for one page of batch jobs, newest first."""
+
+    @abstractmethod
+    def parse_list(self, content: bytes) -> ListPage:
+        """Read one page."""
+
+    @abstractmethod
+    def cancel_request(self, provider_batch_id: str) -> Request:
+        """Build the request that asks for cancellation."""
+
+    # Results
+
+    @abstractmethod
+    def result_blocks(self, transport: Transport, state: PartState) -> Iterator[bytes]:
+        """Stream the raw result rows of a terminal batch job in blocks of bytes.
+
+        Rows end with ``\\n`` (the last may not); files follow each other with a line end between. Inline results
+        are written out as the rows a file would have. No results at all is an empty stream, not an error.
+        """
+
+    @abstractmethod
+    def apply_batch_result(self, raw: bytes) -> EntryResult:
+        """Read one raw result row. Pure.
+
+        :raises MalformedResponseError: it is not a row with an id.
+        """
+
+    # Housekeeping
+
+    @abstractmethod
+    def check_request(self) -> Request:
+        """Build the cheapest request that proves the key works."""
+
+    @abstractmethod
+    def delete_file_request(self, ref: str) -> Request | None:
+        """Build the request that deletes an uploaded or result file; ``None``: the provider has no files."""

@@ -1,0 +1,123 @@
+"""A batch, its parts, and what is known of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from airflow_raif.domain.status import BatchStatus
+from airflow_raif.domain.usage import Cost, Usage
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """The task instance that owns a batch; how a retry or a clear finds it again."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """The provider's own counters, for progress only; rows are accounted for by ids."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class PartState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider says about one of its batch jobs."""
+
+    provider_batch_id: str
+    status: BatchStatus
+    #: The provider's own status word.
+    raw_status: str
+    counts: Counts | None = None
+    #: What fetching needs later: file ids, a results URL, inline flag. Small, JSON-able, no secret.
+    refs: dict[str, Any] = msgspec.field(default_factory=dict)
+    error: str | None = None
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+    #: The tag our create put on it, where the provider carries one.
+    tag: str | None = None
+
+
+class Part(msgspec.Struct, kw_only=True):
+    """One batch job at the provider."""
+
+    id: int
+    #: From 0 within the batch, rounds included.
+    number: int
+    round: int = 0
+    status: BatchStatus = BatchStatus.PENDING
+    raw_status: str | None = None
+    provider_batch_id: str | None = None
+    #: The model of every request in it (providers take one model per file).
+    model: str
+    request_count: int
+    request_bytes: int
+    #: When a create was about to be sent; set without ``provider_batch_id`` means: look it up first.
+    intent_at: datetime | None = None
+    #: The uploaded input, where the provider has one.
+    input_ref: str | None = None
+    counts: Counts | None = None
+    refs: dict[str, Any] = msgspec.field(default_factory=dict)
+    error: str | None = None
+    submitted_at: datetime | None = None
+    ended_at: datetime | None = None
+    expires_at: datetime | None = None
+    results_fetched_at: datetime | None = None
+
+
+class Batch(msgspec.Struct, kw_only=True):
+    """One logical unit of work of a DAG author."""
+
+    #: Row key in the store; means nothing outside it.
+    id: int
+    #: Our own id: 32 hexadecimal characters, unique everywhere.
+    batch_id: str
+    provider: str
+    conn_id: str
+    model: str
+    endpoint: str
+    status: BatchStatus = BatchStatus.PENDING
+    claim: Claim | None = None
+    #: Hash over every request's bytes; tells whether a retry is still the same work.
+    fingerprint: str | None = None
+    #: Folder of its spool files.
+    spool_uri: str
+    request_count: int = 0
+    has_schema: bool = False
+    #: The JSON schema every answer must follow, where all rows share one.
+    output_schema: dict[str, Any] | None = None
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    usage: Usage = msgspec.field(default_factory=Usage)
+    cost: Cost = msgspec.field(default_factory=Cost)
+    result_uri: str | None = None
+    error: str | None = None
+    created_at: datetime
+    #: When every row was spooled; a batch without it was never whole and is never submitted.
+    spooled_at: datetime | None = None
+    submitted_at: datetime | None = None
+    ended_at: datetime | None = None
+    results_fetched_at: datetime | None = None
+    applied_at: datetime | None = None
+    parts: list[Part] = msgspec.field(default_factory=list)
+
+
+class EntryOutcome(msgspec.Struct, frozen=True):
+    """What the store keeps of one entry's result; the payload stays in the spool."""
+
+    index: int
+    status: str
+    reason: str | None
+    #: Where the raw result line is: part number, byte offset and length in that part's results file.
+    part_number: int
+    offset: int | None
+    length: int | None
+    usage: Usage | None
+    cost: Cost
+    error: str | None = None

@@ -1,0 +1,158 @@
+"""Everything this package raises on purpose.
+
+RaifError                        retryable: bool
+  ConfigurationError             unknown provider, missing extra, bad connection
+  InvalidBatchError              not submittable, empty, or otherwise not a batch
+    InvalidRequestError          one row cannot be sent; names the row, the value and the remedy
+      LimitExceededError         a row over the provider's limit
+      DuplicateCustomIdError     two rows with one custom_id
+  ProviderError                  provider, HTTP status, request id
+    TransientProviderError       may work later (retryable)
+      RateLimitedError           429, with retry_after seconds when given
+      UnavailableError           5xx, timeouts, connection refused or lost
+    AuthenticationError          401, 403, and Gemini's 400 API_KEY_INVALID
+    RejectedError                other 4xx: the request is wrong
+    BatchNotFoundError           404 for a batch or a file
+    MalformedResponseError       a 2xx whose body is not what the provider documents
+  AmbiguousSubmitError           a create may or may not have happened; nothing more was sent
+  BatchOutcomeError              how a batch ended, when that fails the task
+    FailedBatchError, ExpiredBatchError, CanceledBatchError, PartialBatchError, DeadlineExceededError
+  StoreError                     the metadata tables
+    StoreUnavailableError        retryable
+    StoreNotReadyError           wrong or missing revision; says what to run
+"""
+
+from __future__ import annotations
+
+
+class RaifError(Exception):
+    """Base of every error of this package."""
+
+    #: Whether the same call may succeed later without a change.
+    retryable = False
+
+
+class ConfigurationError(RaifError):
+    """Something in the set-up is missing or wrong; the message says what to do."""
+
+
+class InvalidBatchError(RaifError):
+    """The batch cannot be submitted or canceled as it is."""
+
+
+class InvalidRequestError(InvalidBatchError):
+    """One row cannot be sent.
+
+    :param row: position of the row in the input, from 0.
+    """
+
+    def __init__(self, message: str, *, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+class LimitExceededError(InvalidRequestError):
+    """A row is larger than the provider takes."""
+
+
+class DuplicateCustomIdError(InvalidRequestError):
+    """Two rows have the same custom_id."""
+
+
+class ProviderError(RaifError):
+    """The provider refused or failed a call."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str = "",
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+
+
+class TransientProviderError(ProviderError):
+    """The provider may answer later."""
+
+    retryable = True
+
+    #: Seconds the provider asked to wait, if it did.
+    retry_after: float | None = None
+    #: False only when the request certainly never reached the provider.
+    maybe_sent: bool = True
+
+
+class RateLimitedError(TransientProviderError):
+    """HTTP 429."""
+
+
+class UnavailableError(TransientProviderError):
+    """HTTP 408, 409, 5xx, 529, a timeout, or a lost or refused connection."""
+
+
+class AuthenticationError(ProviderError):
+    """The key is missing, wrong or not allowed to do this."""
+
+
+class RejectedError(ProviderError):
+    """The provider will not take this request."""
+
+
+class BatchNotFoundError(ProviderError):
+    """The provider does not know the batch or the file."""
+
+
+class MalformedResponseError(ProviderError):
+    """A successful answer that cannot be understood."""
+
+
+class AmbiguousSubmitError(RaifError):
+    """Whether the provider created a batch cannot be told; nothing more was sent."""
+
+    #: A later lookup may find what this one did not.
+    retryable = False
+
+
+class BatchOutcomeError(RaifError):
+    """A batch ended in a way that fails the task."""
+
+
+class FailedBatchError(BatchOutcomeError):
+    """The provider failed the batch, or every entry failed."""
+
+
+class ExpiredBatchError(BatchOutcomeError):
+    """The batch expired at the provider."""
+
+
+class CanceledBatchError(BatchOutcomeError):
+    """The batch was canceled."""
+
+
+class PartialBatchError(BatchOutcomeError):
+    """More entries failed than the task allows."""
+
+
+class DeadlineExceededError(BatchOutcomeError):
+    """The user's own deadline passed."""
+
+
+class StoreError(RaifError):
+    """The metadata tables cannot be used."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store does not answer now."""
+
+    retryable = True
+
+
+class StoreNotReadyError(StoreError):
+    """The tables are missing or of another revision."""

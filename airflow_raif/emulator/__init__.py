@@ -1,0 +1,1 @@
+"""The OpenAI, Anthropic and Gemini Batch APIs on loopback. Imports nothing of the rest of the package."""

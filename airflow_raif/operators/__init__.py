@@ -1,0 +1,1 @@
+"""Thin operators: read arguments, call services, defer."""

@@ -1,0 +1,1 @@
+"""The metadata tables: schema, queries, migrations. Knows no provider and no Airflow."""

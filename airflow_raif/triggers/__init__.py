@@ -1,0 +1,1 @@
+"""Thin triggers that wait for the shared poller and yield one event."""
