@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+
+from airflow_raif.domain.errors import InvalidRequestError
 
 
 class EntryRequest(msgspec.Struct, kw_only=True):
@@ -25,12 +28,65 @@ class EntryRequest(msgspec.Struct, kw_only=True):
     model: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
-    #: JSON schema of the answer.
-    output_schema: dict[str, Any] | None = None
     #: Merged into the native body last (dicts are merged deeply).
     params: dict[str, Any] | None = None
     #: The user's own columns; they travel to the result row.
     columns: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+#: Fields of a result row; a user's own column cannot have one of these names.
+RESULT_FIELDS = frozenset(
+    ("custom_id", "status", "reason", "output", "raw_output", "tool_calls", "error", "model", "finish_reason", "usage",
+     "cost")
+)  # fmt: skip
+_REQUEST_FIELDS = frozenset(EntryRequest.__struct_fields__) - {"columns"}
+_NATIVE_MARKS = ("messages", "input", "contents", "content")
+
+
+def request_of(row: Any, index: int) -> EntryRequest:
+    """Read one row of a DAG author: a prompt, a mapping, or an :class:`EntryRequest`.
+
+    A mapping's ``custom_id``, ``prompt``, ``messages``, ``body``, ``system`` (or ``system_prompt``), ``model``,
+    ``max_tokens``, ``temperature`` and ``params`` make the request; every other key is a column of the user's own.
+    ``{"custom_id", "params"}`` with native params, as Anthropic's API spells a request, is taken as a ``body``.
+
+    :raises InvalidRequestError: the row is none of these, or a column's name is one of :data:`RESULT_FIELDS`.
+    """
+    if isinstance(row, EntryRequest):
+        return row
+    if isinstance(row, str):
+        return EntryRequest(prompt=row)
+    if not isinstance(row, Mapping):
+        raise InvalidRequestError(
+            f"row {index} is a {type(row).__name__}; give a prompt, a mapping or an EntryRequest", row=index
+        )
+    fields: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in _REQUEST_FIELDS:
+            fields[name] = value
+        elif name == "system_prompt":
+            fields["system"] = value
+        elif name in RESULT_FIELDS or not isinstance(name, str):
+            raise InvalidRequestError(
+                f"row {index} has a column named {name!r}, which the result row uses itself; rename it", row=index
+            )
+        else:
+            columns[name] = value
+    params = fields.get("params")
+    if isinstance(params, Mapping) and not fields.keys() & {"prompt", "messages", "body"}:
+        if any(mark in params for mark in _NATIVE_MARKS):
+            fields["body"] = fields.pop("params")
+    custom_id = fields.get("custom_id")
+    if isinstance(custom_id, int) and not isinstance(custom_id, bool):
+        fields["custom_id"] = str(custom_id)
+    elif "custom_id" in fields and (not isinstance(custom_id, str) or not custom_id):
+        raise InvalidRequestError(
+            f"row {index} has the custom_id {custom_id!r}; give every row a text that is unique in the batch, or none"
+            " of them any (then the row's position is used)",
+            row=index,
+        )
+    return EntryRequest(columns=columns, **fields)
 
 
 class RequestDefaults(msgspec.Struct, kw_only=True, frozen=True):

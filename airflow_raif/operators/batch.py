@@ -1,0 +1,297 @@
+"""Operators that submit, apply and cancel batches, and one that does the whole job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from airflow_raif.operators import _waiting
+from airflow_raif.operators.requests import Requests, depend_on, open_requests
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_raif.domain.batch import Batch
+    from airflow_raif.domain.request import RequestDefaults
+    from airflow_raif.services.runtime import Runtime
+
+
+class _RequestsOperator(BaseOperator):
+    """Arguments that describe requests, and starting a batch of them."""
+
+    template_fields: Sequence[str] = ("conn_id", "model", "endpoint", "batch_metadata")
+
+    def __init__(
+        self,
+        *,
+        conn_id: str,
+        model: str,
+        requests: Requests,
+        endpoint: str = "",
+        system_prompt: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        output_type: Any = None,
+        request_params: dict[str, Any] | None = None,
+        batch_metadata: dict[str, Any] | None = None,
+        cancel_on_kill: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+        self.model = model
+        self.requests = requests
+        self.endpoint = endpoint
+        self.system_prompt = system_prompt
+        self.max_tokens = max_tokens
+        self.temperature = temperature
+        self.output_type = output_type
+        self.request_params = request_params
+        self.batch_metadata = batch_metadata
+        self.cancel_on_kill = cancel_on_kill
+        self._running_batch_id: str | None = None
+        depend_on(self, requests)
+
+    def _defaults(self) -> RequestDefaults:
+        from airflow_raif.adapters.registry import split_model
+        from airflow_raif.domain.request import RequestDefaults
+
+        schema = self.output_type
+        if hasattr(schema, "model_json_schema"):
+            schema = schema.model_json_schema()
+        return RequestDefaults(
+            model=split_model(self.model)[1],
+            endpoint=self.endpoint,
+            system=self.system_prompt,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            output_schema=schema,
+            params=self.request_params,
+        )
+
+    def _start(self, runtime: Runtime, context: Context) -> Batch:
+        from airflow_raif.services.start import start_batch
+
+        batch = start_batch(
+            runtime,
+            open_requests(self.requests, context),
+            defaults=self._defaults(),
+            claim=_waiting.claim_of(context),
+            metadata=self.batch_metadata,
+        )
+        self._running_batch_id = batch.batch_id
+        context["ti"].xcom_push(key="raif_batch_id", value=batch.batch_id)
+        return batch
+
+    def on_kill(self) -> None:
+        """Cancel the batch that this attempt submitted, if a user ended the task."""
+        if self.cancel_on_kill and self._running_batch_id is not None:
+            _waiting.cancel_quietly(self.conn_id, self.model, self._running_batch_id)
+
+
+class SubmitBatchOperator(_RequestsOperator):
+    """Create a batch of requests and submit it; a retry or a clear finds the running batch and submits nothing.
+
+    Returns the batch's manifest.
+
+    :param conn_id: connection of type ``openai``, ``anthropic``, ``pydanticai``, ``raif_openai``, ``raif_anthropic``
+        or ``raif_gemini``.
+    :param model: the provider's model name, with or without a ``provider:`` prefix.
+    :param requests: prompts or rows (see :func:`~airflow_raif.domain.request.request_of`): a list, a function that
+        returns or yields them (its parameters are filled from the context), the address of a ``.jsonl`` file, or an
+        upstream task's output. Never rendered as a template.
+    :param endpoint: the provider's batch endpoint; the default is the provider's main one.
+    :param system_prompt: system prompt of every row that has none of its own.
+    :param max_tokens: most tokens of an answer; Anthropic needs one.
+    :param temperature: sampling temperature.
+    :param output_type: JSON schema of the answer as a dict, or a Pydantic model.
+    :param request_params: merged into every native request body.
+    :param batch_metadata: the user's own key-value pairs, kept with the batch and sent where the provider takes them.
+    :param cancel_on_kill: cancel the batch when a user ends the task.
+    """
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Submit and return the manifest."""
+        from airflow_raif.hooks.runtime import open_runtime
+        from airflow_raif.services.manifest import manifest_of
+
+        with _waiting.airflow_errors(), open_runtime(self.conn_id, self.model) as runtime:
+            return manifest_of(runtime, self._start(runtime, context))
+
+
+class ApplyBatchResultsOperator(BaseOperator):
+    """Fetch a terminal batch's results and write one row per input row, in input order.
+
+    Returns the manifest with counts, usage, cost and ``result_uri``.
+
+    :param batch: a batch's manifest or id.
+    :param output_path: folder for the result file; default: the configured result folder, then the batch id.
+    :param max_failed_fraction: the task fails if more of the entries failed, or all of them.
+    """
+
+    template_fields: Sequence[str] = ("batch", "output_path")
+
+    def __init__(
+        self,
+        *,
+        batch: str | Mapping[str, Any],
+        output_path: str | None = None,
+        max_failed_fraction: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.batch = batch
+        self.output_path = output_path
+        self.max_failed_fraction = max_failed_fraction
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Fetch, apply, judge, and return the manifest."""
+        from airflow_raif.hooks.runtime import open_batch_runtime
+
+        with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
+            return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
+
+
+class CancelBatchOperator(BaseOperator):
+    """Ask the provider to cancel a batch; what finished can still be applied.
+
+    Returns the status after the request, which may be transitional.
+
+    :param batch: a batch's manifest or id.
+    :param missing_ok: succeed where there is nothing left to cancel.
+    """
+
+    template_fields: Sequence[str] = ("batch",)
+
+    def __init__(self, *, batch: str | Mapping[str, Any], missing_ok: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch = batch
+        self.missing_ok = missing_ok
+
+    def execute(self, context: Context) -> str:
+        """Cancel and return the status."""
+        from airflow_raif.domain.errors import InvalidBatchError
+        from airflow_raif.hooks.runtime import open_batch_runtime
+        from airflow_raif.services.cancel import cancel_batch
+
+        batch_id = _waiting.batch_id_of(self.batch)
+        with _waiting.airflow_errors(), open_batch_runtime(batch_id) as (runtime, batch):
+            try:
+                return cancel_batch(runtime, batch_id).value
+            except InvalidBatchError as error:
+                if not self.missing_ok:
+                    raise
+                self.log.info("Nothing to cancel: %s", error)
+                return batch.status.value
+
+
+class BatchInferenceOperator(_RequestsOperator):
+    """Submit a batch, wait for it, and apply its results, in one task.
+
+    Returns the manifest. Takes the arguments of :class:`SubmitBatchOperator`, and:
+
+    :param output_path: folder for the result file; default: the configured result folder, then the batch id.
+    :param max_failed_fraction: the task fails if more of the entries failed, or all of them.
+    :param deferrable: free the worker while waiting.
+    :param poll_interval: seconds between polls; default: the schedule ``[raif] poll_intervals``.
+    :param timeout: seconds from the submission after which waiting ends.
+    :param cancel_on_timeout: cancel the batch when time is up, and apply what it finished before the task fails;
+        otherwise the task fails and the batch goes on.
+    """
+
+    template_fields: Sequence[str] = (*_RequestsOperator.template_fields, "output_path")
+
+    def __init__(
+        self,
+        *,
+        output_path: str | None = None,
+        max_failed_fraction: float = 1.0,
+        deferrable: bool = True,
+        poll_interval: float | None = None,
+        timeout: float | timedelta = _waiting.DEFAULT_TIMEOUT,
+        cancel_on_timeout: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.output_path = output_path
+        self.max_failed_fraction = max_failed_fraction
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.timeout = _waiting.seconds_of(timeout)
+        self.cancel_on_timeout = cancel_on_timeout
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Submit, then wait deferred or in the worker."""
+        from airflow_raif.hooks.runtime import open_runtime
+        from airflow_raif.services.poll import fetch_batch_status
+
+        with _waiting.airflow_errors(), open_runtime(self.conn_id, self.model) as runtime:
+            batch = self._start(runtime, context)
+            if not batch.status.is_terminal and fetch_batch_status(runtime, batch.batch_id).is_terminal:
+                batch = runtime.store.get_batch(batch.batch_id)
+            end_time = _waiting.end_time_of(batch, self.timeout)
+            if not batch.status.is_terminal and not self.deferrable:
+                batch = _waiting.wait_in_worker(runtime, batch, _waiting.poll_intervals(self.poll_interval), end_time)
+                if not batch.status.is_terminal:
+                    batch = self._give_up(runtime, batch)
+            if batch.status.is_terminal:
+                return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
+        return self._defer(batch, end_time)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Fetch and apply what the trigger waited for."""
+        from airflow_raif.hooks.runtime import open_runtime
+        from airflow_raif.services.poll import fetch_batch_status
+
+        with _waiting.airflow_errors(), open_runtime(self.conn_id, self.model) as runtime:
+            self._running_batch_id = event["batch_id"]
+            batch = runtime.store.get_batch(event["batch_id"])
+            if _waiting.is_past_deadline(event):
+                batch = self._give_up(runtime, batch)
+            elif not batch.status.is_terminal and fetch_batch_status(runtime, batch.batch_id).is_terminal:
+                batch = runtime.store.get_batch(batch.batch_id)
+            if batch.status.is_terminal:
+                return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
+            end_time = _waiting.end_time_of(batch, self.timeout + _waiting.CANCEL_GRACE_SECONDS)
+        return self._defer(batch, end_time)
+
+    def _give_up(self, runtime: Runtime, batch: Batch) -> Batch:
+        """Cancel a late batch once; a batch that is late even after its cancellation fails the task."""
+        from time import time
+
+        if not self.cancel_on_timeout or time() > _waiting.end_time_of(
+            batch, self.timeout + _waiting.CANCEL_GRACE_SECONDS
+        ):
+            raise _waiting.deadline_error(batch, self.timeout)
+        return _waiting.cancel_after_deadline(runtime, batch, self.timeout)
+
+    def _defer(self, batch: Batch, end_time: float) -> Any:
+        _waiting.defer_until_terminal(
+            self,
+            batch,
+            poll_interval=self.poll_interval,
+            end_time=end_time,
+            cancel_on_kill=self.cancel_on_kill,
+            method_name="execute_complete",
+        )
+
+
+def _finish(
+    runtime: Runtime, batch: Batch, context: Context, output_path: str | None, max_failed_fraction: float
+) -> dict[str, Any]:
+    """Fetch, apply and judge; the manifest goes to XCom even when the outcome fails the task."""
+    from airflow_raif.hooks.spool import result_folder
+    from airflow_raif.services.apply import apply_results
+    from airflow_raif.services.fetch import fetch_batch_results
+    from airflow_raif.services.manifest import manifest_of
+    from airflow_raif.services.outcome import check_outcome
+
+    fetch_batch_results(runtime, batch.batch_id)
+    batch = apply_results(runtime, batch.batch_id, result_folder(output_path, batch.batch_id))
+    manifest = manifest_of(runtime, batch)
+    context["ti"].xcom_push(key="raif_manifest", value=manifest)
+    check_outcome(runtime, batch, max_failed_fraction=max_failed_fraction)
+    return manifest

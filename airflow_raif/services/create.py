@@ -1,0 +1,227 @@
+"""Create: spool the requests as the exact bytes to send, and write batch, parts and entries."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import IO, Any
+from uuid import uuid4
+
+import msgspec
+
+from airflow_raif.adapters.base import Limits
+from airflow_raif.domain.batch import Batch, Claim
+from airflow_raif.domain.errors import InvalidBatchError, InvalidRequestError, LimitExceededError
+from airflow_raif.domain.request import EntryRequest, RequestDefaults, request_of
+from airflow_raif.domain.wire_id import make_wire_id
+from airflow_raif.services.runtime import Runtime
+from airflow_raif.spool.files import ROWS_FILE, Folder, requests_file
+from airflow_raif.store import NewBatch
+
+#: Entries written to the store in one transaction.
+ENTRY_CHUNK = 5000
+_FINGERPRINT_ID = "raif"
+
+
+def create_batch(
+    runtime: Runtime,
+    rows: Iterable[Any],
+    *,
+    defaults: RequestDefaults,
+    claim: Claim | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Batch:
+    """Spool every row and write the batch as ``pending``; nothing is sent.
+
+    :param rows: prompts, mappings or :class:`EntryRequest`, read once from start to end.
+    :raises InvalidBatchError: the batch is empty, or a row cannot be sent; nothing of it is kept.
+    """
+    adapter = runtime.adapter
+    defaults = msgspec.structs.replace(defaults, endpoint=adapter.resolve_endpoint(defaults.endpoint))
+    encode = adapter.make_encoder(defaults)
+    batch_id = uuid4().hex
+    folder = runtime.folder(batch_id)
+    batch = runtime.store.create_batch(
+        NewBatch(
+            batch_id=batch_id,
+            provider=adapter.name,
+            conn_id=runtime.conn_id,
+            model=defaults.model,
+            endpoint=defaults.endpoint,
+            claim=claim,
+            spool_uri=folder.uri,
+            output_schema=defaults.output_schema,
+            metadata=dict(metadata or {}),
+            created_at=runtime.clock(),
+        )
+    )
+    try:
+        spooler = _Spooler(runtime, batch, folder, encode)
+        spooler.spool(numbered_requests(rows), defaults.model)
+    except BaseException:
+        runtime.store.discard_batch(batch_id)
+        folder.delete()
+        raise
+    runtime.store.finish_spooling(
+        batch, fingerprint=spooler.fingerprint, request_count=spooler.count, at=runtime.clock()
+    )
+    return runtime.store.get_batch(batch_id)
+
+
+def fingerprint_rows(runtime: Runtime, rows: Iterable[Any], *, defaults: RequestDefaults) -> str:
+    """Return the fingerprint that a batch of these rows would have, without keeping anything."""
+    defaults = msgspec.structs.replace(defaults, endpoint=runtime.adapter.resolve_endpoint(defaults.endpoint))
+    encode = runtime.adapter.make_encoder(defaults)
+    digest = hashlib.blake2b(digest_size=16)
+    for index, request in numbered_requests(rows):
+        line = _encoded(encode, request, index, _FINGERPRINT_ID)
+        _add_to_fingerprint(digest, line, _FINGERPRINT_ID, request.custom_id or str(index))
+    return digest.hexdigest()
+
+
+def numbered_requests(rows: Iterable[Any]) -> Iterator[tuple[int, EntryRequest]]:
+    """Read rows with their positions, and see to it that all or none of them have a custom_id."""
+    have_ids: bool | None = None
+    for index, row in enumerate(rows):
+        request = request_of(row, index)
+        has_id = request.custom_id is not None
+        if have_ids is None:
+            have_ids = has_id
+        elif have_ids != has_id:
+            raise InvalidRequestError(
+                f"row {index} has {'a' if has_id else 'no'} custom_id, unlike the rows before it; give every row one,"
+                " or none of them",
+                row=index,
+            )
+        yield index, request
+
+
+@dataclass
+class _PartWriter:
+    """An open part."""
+
+    number: int
+    model: str
+    file: IO[bytes]
+    close: ExitStack
+    count: int = 0
+    size: int = 0
+    embedding_inputs: int = 0
+
+    def is_full(self, limits: Limits, size: int, embedding_inputs: int) -> bool:
+        inputs = limits.max_embedding_inputs
+        return self.count > 0 and (
+            self.count >= limits.max_requests
+            or self.size + size > limits.max_bytes
+            or (inputs is not None and self.embedding_inputs + embedding_inputs > inputs)
+        )
+
+
+@dataclass
+class _Spooler:
+    """Writes one batch's rows into parts; one part is open per model, since a part holds one model."""
+
+    runtime: Runtime
+    batch: Batch
+    folder: Folder
+    encode: Callable[[EntryRequest, str], bytes]
+    count: int = 0
+    _open: dict[str, _PartWriter] = field(default_factory=dict)
+    _entries: list[tuple[int, str, int, int, int]] = field(default_factory=list)
+    _next_number: int = 0
+    _digest: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self._digest.hexdigest())
+
+    def spool(self, requests: Iterator[tuple[int, EntryRequest]], default_model: str) -> None:
+        encode_columns = msgspec.json.Encoder(enc_hook=str).encode
+        with ExitStack() as stack:
+            columns_file = stack.enter_context(self.folder.write(ROWS_FILE))
+            try:
+                for index, request in requests:
+                    model = request.model or (request.body or {}).get("model") or default_model
+                    custom_id = request.custom_id or str(index)
+                    self._add(index, custom_id, request, model)
+                    columns_file.write(encode_columns(request.columns) + b"\n")
+            except BaseException as error:
+                for writer in self._open.values():
+                    writer.close.__exit__(type(error), error, error.__traceback__)
+                raise
+            if not self.count:
+                raise InvalidBatchError("the batch is empty: no row came from the input")
+            for writer in list(self._open.values()):
+                self._finish(writer)
+            self._flush_entries()
+
+    def _add(self, index: int, custom_id: str, request: EntryRequest, model: str) -> None:
+        wire_id = make_wire_id(self.batch.batch_id, index)
+        limits = self.runtime.adapter.limits
+        line = _encoded(self.encode, request, index, wire_id)
+        size = len(line) + 1
+        if size > limits.max_request_bytes or size > limits.max_bytes:
+            raise LimitExceededError(
+                f"row {index} (custom_id {custom_id!r}) is {size:,} bytes as a request; {self.batch.provider} takes at"
+                f" most {min(limits.max_request_bytes, limits.max_bytes):,}; shorten it or split it into several rows",
+                row=index,
+            )
+        _add_to_fingerprint(self._digest, line, wire_id, custom_id)
+        inputs = self.runtime.adapter.count_embedding_inputs(request)
+        writer = self._open.get(model)
+        if writer is not None and writer.is_full(limits, size, inputs):
+            self._finish(writer)
+            writer = None
+        if writer is None:
+            writer = self._start(model)
+        self._entries.append((index, custom_id, writer.number, writer.size, size - 1))
+        writer.file.write(line)
+        writer.file.write(b"\n")
+        writer.count += 1
+        writer.size += size
+        writer.embedding_inputs += inputs
+        self.count += 1
+        if len(self._entries) >= ENTRY_CHUNK:
+            self._flush_entries()
+
+    def _start(self, model: str) -> _PartWriter:
+        close = ExitStack()
+        file = close.enter_context(self.folder.write(requests_file(self._next_number)))
+        writer = _PartWriter(self._next_number, model, file, close)
+        self._open[model] = writer
+        self._next_number += 1
+        return writer
+
+    def _finish(self, writer: _PartWriter) -> None:
+        del self._open[writer.model]
+        writer.close.close()
+        self.runtime.store.add_part(
+            self.batch,
+            number=writer.number,
+            round=0,
+            model=writer.model,
+            request_count=writer.count,
+            request_bytes=writer.size,
+        )
+
+    def _flush_entries(self) -> None:
+        if self._entries:
+            self.runtime.store.add_entries(self.batch, self._entries)
+            self._entries = []
+
+
+def _encoded(encode: Callable[[EntryRequest, str], bytes], request: EntryRequest, index: int, wire_id: str) -> bytes:
+    try:
+        return encode(request, wire_id)
+    except InvalidRequestError as error:
+        name = f" (custom_id {request.custom_id!r})" if request.custom_id else ""
+        raise type(error)(f"row {index}{name}: {error}", row=index) from error
+    except (TypeError, UnicodeEncodeError) as error:
+        raise InvalidRequestError(f"row {index} cannot be written as JSON: {error}", row=index) from error
+
+
+def _add_to_fingerprint(digest: Any, line: bytes, wire_id: str, custom_id: str) -> None:
+    digest.update(line.replace(wire_id.encode(), b"", 1))
+    digest.update(custom_id.encode(errors="surrogatepass"))

@@ -1,0 +1,143 @@
+"""Fetch: bring the results of ended parts into the spool, one outcome per entry, and account usage and cost."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_raif.adapters.jsonl import split_lines
+from airflow_raif.domain.batch import Batch, EntryOutcome, Part, PartState
+from airflow_raif.domain.errors import InvalidBatchError, MalformedResponseError
+from airflow_raif.domain.result import EntryResult
+from airflow_raif.domain.status import REASON_WITHOUT_RESULT, EntryStatus, FailureReason
+from airflow_raif.domain.usage import Cost
+from airflow_raif.domain.wire_id import index_of, wire_prefix
+from airflow_raif.pricing.prices import Pricer
+from airflow_raif.services.output import InvalidOutputError, make_parser
+from airflow_raif.services.runtime import Runtime
+from airflow_raif.spool.files import results_file
+
+log = logging.getLogger(__name__)
+
+#: Outcomes written to the store in one transaction.
+OUTCOME_CHUNK = 2000
+_NO_COST = Cost()
+
+
+def fetch_batch_results(runtime: Runtime, batch_id: str) -> Batch:
+    """Fetch every terminal part that was not fetched; afterwards every entry of it is completed or failed.
+
+    However a part ended, what finished in it was paid for and is fetched; an entry without a result fails with the
+    reason that its part's status gives.
+
+    :raises InvalidBatchError: a part has not ended.
+    :raises ProviderError: the download failed; it is taken up again by the next call.
+    """
+    batch = runtime.store.get_batch(batch_id)
+    if batch.results_fetched_at is not None:
+        return batch
+    if running := [part.number for part in batch.parts if not part.status.is_terminal]:
+        raise InvalidBatchError(f"batch {batch_id} is {batch.status}: part {running[0]} has not ended, poll it first")
+    for part in batch.parts:
+        if part.results_fetched_at is None:
+            _fetch_part(runtime, batch, part)
+    return runtime.store.mark_fetched(batch, runtime.clock())
+
+
+def _fetch_part(runtime: Runtime, batch: Batch, part: Part) -> None:
+    folder, name = runtime.folder(batch.batch_id), results_file(part.number)
+    if not folder.exists(name):
+        with folder.write(name) as file:
+            if part.provider_batch_id is not None:
+                for block in runtime.adapter.result_blocks(runtime.transport, _state_of(part)):
+                    file.write(block)
+    reader = _PartReader(runtime, batch, part)
+    for offset, line in split_lines(folder.blocks(name)()):
+        reader.read(offset, line)
+    reader.flush()
+    reason = REASON_WITHOUT_RESULT[part.status]
+    message = part.error or f"the provider gave no result for this entry; its part was {part.raw_status}"
+    missing = runtime.store.fail_without_result(batch, part.number, reason.value, message)
+    runtime.store.mark_part_fetched(part.id, runtime.clock())
+    if missing:
+        log.warning("Part %s of batch %s: %s entries %s", part.number, batch.batch_id, missing, reason.value)
+    for what, count in reader.oddities.items():
+        log.warning("Part %s of batch %s: %s %s", part.number, batch.batch_id, count, what)
+
+
+def _state_of(part: Part) -> PartState:
+    return PartState(
+        provider_batch_id=part.provider_batch_id or "",
+        status=part.status,
+        raw_status=part.raw_status or "",
+        counts=part.counts,
+        refs=part.refs,
+        error=part.error,
+    )
+
+
+@dataclass
+class _PartReader:
+    """Turns raw lines into outcomes and writes them in chunks."""
+
+    runtime: Runtime
+    batch: Batch
+    part: Part
+    oddities: Counter[str] = field(default_factory=Counter)
+    _outcomes: list[EntryOutcome] = field(default_factory=list)
+    _prefix: str = ""
+    _price: Pricer | None = None
+    _parse: Callable[[str], Any] | None = None
+
+    def __post_init__(self) -> None:
+        self._prefix = wire_prefix(self.batch.batch_id)
+        self._price = self.runtime.prices.pricer(self.batch.provider, self.part.model)
+        self._parse = make_parser(self.batch.output_schema) if self.batch.output_schema is not None else None
+
+    def read(self, offset: int, line: bytes) -> None:
+        try:
+            result = self.runtime.adapter.apply_batch_result(line)
+        except MalformedResponseError:
+            self.oddities["malformed lines, kept in the spool"] += 1
+            return
+        index = index_of(result.wire_id, self._prefix)
+        if index is None:
+            self.oddities["results with an id that is not of this batch"] += 1
+            return
+        self._outcomes.append(self._outcome(index, offset, len(line), result))
+        if len(self._outcomes) >= OUTCOME_CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._outcomes:
+            changed = self.runtime.store.record_outcomes(self.batch, self._outcomes)
+            if changed < len(self._outcomes):
+                self.oddities["results of entries that had one already, or are not in this part"] += (
+                    len(self._outcomes) - changed
+                )
+            self._outcomes = []
+
+    def _outcome(self, index: int, offset: int, length: int, result: EntryResult) -> EntryOutcome:
+        status, reason = result.status, result.reason
+        error = result.error.message if result.error else result.refusal
+        if self._parse is not None and status is EntryStatus.COMPLETED and result.text is not None:
+            try:
+                self._parse(result.text)
+            except InvalidOutputError as invalid:
+                status, reason, error = EntryStatus.FAILED, FailureReason.INVALID_OUTPUT, str(invalid)
+        usage = result.usage
+        cost = self._price(usage) if usage is not None and self._price is not None else _NO_COST
+        return EntryOutcome(
+            index=index,
+            status=status.value,
+            reason=reason.value if reason is not None else None,
+            part_number=self.part.number,
+            offset=offset,
+            length=length,
+            usage=usage,
+            cost=cost,
+            error=error,
+        )

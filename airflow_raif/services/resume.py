@@ -1,0 +1,52 @@
+"""Resume: find the batch of a task instance again, so that a retry or a clear never pays twice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from airflow_raif.domain.batch import Batch, Claim
+from airflow_raif.domain.errors import InvalidBatchError
+from airflow_raif.domain.status import BatchStatus
+from airflow_raif.services.fetch import fetch_batch_results
+from airflow_raif.services.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+
+def resume_batch(runtime: Runtime, claim: Claim, fingerprint: Callable[[], str] | None = None) -> Batch | None:
+    """Return the batch that a claim holds and that is still worth waiting for or applying; ``None``: make a new one.
+
+    A batch that was never spooled whole is discarded. One that was canceled, or ended without anything billed, is
+    left as it is, its results fetched, and gives up the claim.
+
+    :param fingerprint: computes the fingerprint of the input as it is now.
+    :raises InvalidBatchError: the input is not what the batch was made of.
+    """
+    batch = runtime.store.find_by_claim(claim)
+    if batch is None:
+        return None
+    if batch.spooled_at is None:
+        log.info("Discarding batch %s, which was never created whole", batch.batch_id)
+        runtime.store.discard_batch(batch.batch_id)
+        runtime.folder(batch.batch_id).delete()
+        return None
+    if batch.status.is_terminal:
+        batch = fetch_batch_results(runtime, batch.batch_id)
+        if batch.status is BatchStatus.CANCELED or _has_nothing_paid(runtime, batch):
+            log.info("Batch %s %s; starting a new one", batch.batch_id, batch.status)
+            runtime.store.release_claim(batch.batch_id)
+            return None
+    if fingerprint is not None and batch.fingerprint != fingerprint():
+        raise InvalidBatchError(
+            f"the input changed since batch {batch.batch_id} ({batch.status}) was created for this task; it was not"
+            " submitted again, since that would be paid twice. Restore the input to take its results, or cancel the"
+            " batch and clear the task to start anew."
+        )
+    log.info("Resuming batch %s (%s)", batch.batch_id, batch.status)
+    return batch
+
+
+def _has_nothing_paid(runtime: Runtime, batch: Batch) -> bool:
+    counts = runtime.store.count_entries(batch)
+    return counts.completed == 0 and batch.usage.input_tokens == 0 and batch.usage.output_tokens == 0

@@ -1,0 +1,113 @@
+"""A batch's files in one folder of an fsspec file system, written under a temporary name and renamed when whole."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+BLOCK_BYTES = 1 << 20
+
+
+class Folder:
+    """A folder on local disk or object storage.
+
+    :param fs: any fsspec file system.
+    :param path: the folder in it.
+    :param uri: the same place as a user writes it, with its protocol.
+    """
+
+    def __init__(self, fs: AbstractFileSystem, path: str, uri: str) -> None:
+        self.fs = fs
+        self.path = path.rstrip("/")
+        self.uri = uri.rstrip("/")
+
+    def child(self, name: str) -> Folder:
+        """Return a folder inside this one."""
+        return Folder(self.fs, f"{self.path}/{name}", f"{self.uri}/{name}")
+
+    def uri_of(self, name: str) -> str:
+        """Return a file's address."""
+        return f"{self.uri}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there, whole."""
+        return bool(self.fs.exists(f"{self.path}/{name}"))
+
+    @contextmanager
+    def write(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file for writing; it appears under its name only if the block ends without an error.
+
+        Bytes are gathered on local disk first, so a crash leaves nothing half-written on object storage.
+        """
+        self.fs.makedirs(self.path, exist_ok=True)
+        final = f"{self.path}/{name}"
+        if self._is_local:
+            temporary = Path(f"{final}.{uuid4().hex}.tmp")
+            try:
+                with temporary.open("wb", buffering=BLOCK_BYTES) as file:
+                    yield file
+                temporary.replace(final)
+            finally:
+                temporary.unlink(missing_ok=True)
+            return
+        with tempfile.NamedTemporaryFile(prefix="raif-", buffering=BLOCK_BYTES) as file:
+            yield file
+            file.flush()
+            # Object stores show an object only when its upload is complete.
+            self.fs.put_file(file.name, final)
+
+    def blocks(self, name: str) -> Callable[[], Iterator[bytes]]:
+        """Return a function that reads the file from its start in blocks."""
+
+        def read() -> Iterator[bytes]:
+            with self._open(name) as file:
+                while block := file.read(BLOCK_BYTES):
+                    yield block
+
+        return read
+
+    @contextmanager
+    def local_copy(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file for reading at any offset, from a local copy if it lies elsewhere."""
+        if self._is_local:
+            with Path(f"{self.path}/{name}").open("rb") as file:
+                yield file
+            return
+        with tempfile.NamedTemporaryFile(prefix="raif-") as file:
+            self.fs.get_file(f"{self.path}/{name}", file.name)
+            yield file
+
+    def delete(self) -> None:
+        """Delete the folder with everything in it."""
+        if self.fs.exists(self.path):
+            self.fs.rm(self.path, recursive=True)
+
+    @property
+    def _is_local(self) -> bool:
+        protocol = self.fs.protocol
+        return "file" in (protocol if isinstance(protocol, tuple | list) else (protocol,))
+
+    def _open(self, name: str) -> AbstractContextManager[Any]:
+        path = f"{self.path}/{name}"
+        return Path(path).open("rb") if self._is_local else self.fs.open(path, "rb")
+
+
+def requests_file(part_number: int) -> str:
+    """Name of a part's requests, exactly as sent."""
+    return f"part-{part_number:05d}.requests.jsonl"
+
+
+def results_file(part_number: int) -> str:
+    """Name of a part's results, exactly as received."""
+    return f"part-{part_number:05d}.results.jsonl"
+
+
+#: The rows' own columns, one line per row in input order.
+ROWS_FILE = "rows.jsonl"
