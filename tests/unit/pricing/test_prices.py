@@ -1,0 +1,69 @@
+"""Tokens to money."""
+
+from decimal import Decimal
+
+import pytest
+
+from airflow_raif.domain.errors import ConfigurationError
+from airflow_raif.domain.usage import Usage, usd
+from airflow_raif.pricing.prices import PriceBook
+
+USAGE = Usage(input_tokens=1_000_000, cached_tokens=400_000, output_tokens=100_000)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "batch", "standard"),
+    [
+        ("openai", "gpt-5-nano", "0.036", "0.072"),
+        ("anthropic", "claude-haiku-4-5", "0.57", "1.14"),
+        ("gemini", "gemini-2.5-flash", "0.227", "0.442"),
+    ],
+)
+def test_batch_price_with_cached_tokens(provider, model, batch, standard):
+    """Cached tokens and the batch discount are priced as the provider does."""
+    cost = PriceBook().pricer(provider, model)(USAGE)
+    assert (usd(cost.batch), usd(cost.standard)) == (Decimal(batch), Decimal(standard))
+    assert not cost.is_estimated
+
+
+def test_long_prompts_cost_their_tier():
+    """Where the rate depends on the prompt's size, each row is priced by its own size."""
+    price = PriceBook().pricer("gemini", "gemini-2.5-pro")
+    short, long = price(Usage(input_tokens=100_000)), price(Usage(input_tokens=300_000))
+    assert long.batch > 3 * short.batch
+
+
+def test_one_hour_cache_writes_cost_more():
+    """Anthropic's two cache lifetimes have two prices."""
+    price = PriceBook().pricer("anthropic", "claude-haiku-4-5")
+    million = 1_000_000
+    assert usd(price(Usage(input_tokens=million, cache_write_tokens=million)).batch) == Decimal("0.625")
+    assert usd(price(Usage(input_tokens=million, cache_write_1h_tokens=million)).batch) == Decimal(1)
+
+
+def test_without_a_batch_price_the_figure_is_an_estimate():
+    """Half the standard price, and marked."""
+    cost = PriceBook().pricer("openai", "text-embedding-3-small")(Usage(input_tokens=1_000_000))
+    assert (usd(cost.batch), usd(cost.standard), cost.is_estimated) == (Decimal("0.01"), Decimal("0.02"), True)
+
+
+def test_an_unknown_model_has_no_price():
+    """Null, never zero."""
+    cost = PriceBook().pricer("openai", "my-own-model")(USAGE)
+    assert cost.batch is None
+    assert cost.standard is None
+
+
+def test_the_users_own_table_comes_first():
+    """A negotiated price replaces the public one; cache prices default to input's."""
+    book = PriceBook({"openai:gpt-5-nano": {"input": "0.01", "output": "0.1"}})
+    cost = book.pricer("openai", "gpt-5-nano")(USAGE)
+    assert usd(cost.batch) == Decimal("0.02")
+    assert usd(cost.standard) == Decimal("0.04")
+
+
+@pytest.mark.parametrize("row", [{}, {"output": 1}, {"input": 1, "outptu": 2}])
+def test_a_wrong_price_row_is_named(row):
+    """A typo in the table is an error, not a free lunch."""
+    with pytest.raises(ConfigurationError, match="'openai:m': give 'input'"):
+        PriceBook({"openai:m": row})
