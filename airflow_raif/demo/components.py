@@ -80,7 +80,11 @@ def prepare_home(home: Path, env: Mapping[str, str]) -> None:
     shutil.rmtree(home / "raif_spool", ignore_errors=True)
     if not template.exists():
         migrated = subprocess.run(
-            [sys.executable, "-m", "airflow", "db", "migrate"], env=dict(env), capture_output=True, text=True, check=False
+            [sys.executable, "-m", "airflow", "db", "migrate"],
+            env=dict(env),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if migrated.returncode:
             raise DemoError(f"airflow db migrate failed:\n{migrated.stdout[-2000:]}\n{migrated.stderr[-2000:]}")

@@ -28,7 +28,16 @@ def progress_table(states: dict[str, dict[str, str]], seconds: float) -> Table:
 def result_table(manifests: Manifests, rows: int) -> Table:
     """Show the account of each provider's run."""
     table = Table(title="Results")
-    for column in ("provider", "rows", "completed", "failed", "tokens in / cached / out", "cost, batch", "cost, list", "s"):
+    for column in (
+        "provider",
+        "rows",
+        "completed",
+        "failed",
+        "tokens in / cached / out",
+        "cost, batch",
+        "cost, list",
+        "s",
+    ):
         table.add_column(column, justify="left" if column in ("provider", "failed") else "right")
     for provider, (manifest, seconds) in manifests.items():
         if not manifest:

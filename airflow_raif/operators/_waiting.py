@@ -179,4 +179,3 @@ def cancel_quietly(conn_id: str, model: str | None, batch_id: str) -> None:
         log.info("Nothing to cancel: %s", error)
     except RaifError:
         log.exception("Batch %s could not be canceled; it may go on at the provider", batch_id)
-

@@ -55,7 +55,9 @@ def _of_function(function: Callable[..., Iterable[Any]], context: Context) -> Ca
 
 def _of_file(address: str) -> Callable[[], Iterable[Any]]:
     if not address.endswith((".jsonl", ".ndjson")):
-        raise AirflowFailException(f"requests is the text {address!r:.100}; only the address of a .jsonl file may be one")
+        raise AirflowFailException(
+            f"requests is the text {address!r:.100}; only the address of a .jsonl file may be one"
+        )
     return lambda: _json_lines(address)
 
 

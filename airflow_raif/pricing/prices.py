@@ -50,7 +50,7 @@ def _own_rates(name: str, row: Mapping[str, Any]) -> tuple[dict[str, int], dict[
             f"price table, {name!r}: give 'input' and any of {_OWN_COLUMNS[1:]} in USD per million tokens at batch"
             f" price{f'; unknown: {sorted(unknown)}' if unknown else ''}"
         )
-    table = {"output": 0} | {column: row["input"] for column in _OWN_COLUMNS[:-1]} | dict(row)
+    table = {"output": 0} | dict.fromkeys(_OWN_COLUMNS[:-1], row["input"]) | dict(row)
     factor = Decimal(str(table.pop("standard_factor", 2)))
     batch = {column: int(Decimal(str(table[column])) * PICO / 10**6) for column in _OWN_COLUMNS}
     return batch, {column: int(rate * factor) for column, rate in batch.items()}, False

@@ -34,7 +34,9 @@ def apply_results(runtime: Runtime, batch_id: str, destination: Folder, name: st
     """
     batch = runtime.store.get_batch(batch_id)
     if batch.results_fetched_at is None:
-        raise InvalidBatchError(f"batch {batch_id} is {batch.status} and its results were not fetched; fetch them first")
+        raise InvalidBatchError(
+            f"batch {batch_id} is {batch.status} and its results were not fetched; fetch them first"
+        )
     uri = destination.uri_of(name)
     if batch.applied_at is not None and batch.result_uri == uri and destination.exists(name):
         return batch

@@ -120,7 +120,9 @@ class SharedPoller:
         except BaseException as error:
             for watch in self._watches.values():
                 if not watch.future.done():
-                    watch.future.set_exception(error if isinstance(error, Exception) else RuntimeError("poller stopped"))
+                    watch.future.set_exception(
+                        error if isinstance(error, Exception) else RuntimeError("poller stopped")
+                    )
             raise
         finally:
             self.is_closed = True

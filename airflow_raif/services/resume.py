@@ -35,7 +35,7 @@ def resume_batch(runtime: Runtime, claim: Claim, fingerprint: Callable[[], str] 
         batch = fetch_batch_results(runtime, batch.batch_id)
         if batch.status is BatchStatus.CANCELED or _has_nothing_paid(runtime, batch):
             log.info("Batch %s %s; starting a new one", batch.batch_id, batch.status)
-            runtime.store.release_claim(batch.batch_id)
+            runtime.store.release_claim(batch.batch_id, runtime.clock())
             return None
     if fingerprint is not None and batch.fingerprint != fingerprint():
         raise InvalidBatchError(

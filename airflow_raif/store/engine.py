@@ -1,0 +1,80 @@
+"""Opening the store's database, and its errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from airflow_raif.domain.errors import ConfigurationError, StoreError, StoreUnavailableError
+
+
+def parse_url(address: str) -> URL:
+    """Read a database address; PostgreSQL is spoken through psycopg 3 whatever driver is named.
+
+    :raises ConfigurationError: it is no address, or of a database the store does not speak.
+    """
+    try:
+        url = make_url(address)
+    except SQLAlchemyError as error:
+        raise ConfigurationError(
+            "the store's address is not a database URL such as postgresql://user@host/raif"
+        ) from error
+    backend = url.drivername.partition("+")[0]
+    if backend in ("postgres", "postgresql"):
+        return url.set(drivername="postgresql+psycopg")
+    if backend == "sqlite":
+        return url.set(drivername="sqlite")
+    raise ConfigurationError(f"the store runs on PostgreSQL or SQLite, not on {backend!r}")
+
+
+def make_engine(url: URL) -> Engine:
+    """Open a small pool of connections.
+
+    :raises ConfigurationError: the database's driver is not installed.
+    """
+    try:
+        if url.get_backend_name() == "sqlite":
+            return _sqlite_engine(url)
+        return create_engine(url, pool_size=2, max_overflow=2, pool_pre_ping=True, pool_recycle=1800)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError("PostgreSQL needs its driver: pip install 'airflow-raif[postgres]'") from error
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": 15, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: Any, _record: Any) -> None:
+        # Transactions are begun by the hook below: the driver's own would start a write too late and fail as busy.
+        connection.isolation_level = None
+        for pragma in ("busy_timeout=15000", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+@contextmanager
+def store_errors(url: URL) -> Iterator[None]:
+    """Turn the database's errors into ours; the address is shown without its password."""
+    address = url.render_as_string(hide_password=True)
+    try:
+        yield
+    except (OperationalError, PoolTimeoutError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
+        raise StoreUnavailableError(
+            f"the store at {address} does not answer: {reason[0] if reason else error}"
+        ) from error
+    except DBAPIError as error:
+        raise StoreError(f"the store at {address} refused a statement: {error.orig}") from error

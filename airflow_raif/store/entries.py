@@ -1,0 +1,157 @@
+"""Queries on raif_entry, which has a row per request: everything here goes in bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.exc import IntegrityError
+
+from airflow_raif.domain.batch import EntryOutcome
+from airflow_raif.domain.errors import DuplicateCustomIdError
+from airflow_raif.domain.status import EntryStatus
+from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow
+from airflow_raif.store.tables import entry
+
+#: An entry's (index, custom_id, part number, offset and length of its request in the part's file).
+NewEntry = tuple[int, str, int, int, int]
+MAX_ERROR_LENGTH = 500
+_NO_USAGE = (None,) * len(USAGE_COLUMNS)
+
+_INSERT = (
+    "INSERT INTO raif_entry (batch_key, idx, custom_id, part_number, request_offset, request_length, status)"
+    " VALUES (?, ?, ?, ?, ?, ?, 'pending')"
+)
+_UPDATE = (
+    "UPDATE raif_entry SET status = ?, reason = ?, error = ?, result_part = ?, result_offset = ?, result_length = ?, "
+    + ", ".join(f"{name} = ?" for name in USAGE_COLUMNS)
+    + ", batch_cost = ?, standard_cost = ?, cost_is_estimated = ?"
+    " WHERE batch_key = ? AND idx = ? AND part_number = ? AND status = 'pending'"
+)
+
+
+def _run_many(connection: Connection, statement: str, rows: list[tuple[Any, ...]]) -> int:
+    # Past SQLAlchemy's compiler, which costs more per row than the database does.
+    if connection.dialect.name == "postgresql":
+        statement = statement.replace("?", "%s")
+    return connection.exec_driver_sql(statement, rows).rowcount
+
+
+def add(connection: Connection, batch_key: int, rows: Sequence[NewEntry]) -> None:
+    """Insert entries; the custom_ids of a chunk differ among themselves already."""
+    _run_many(connection, _INSERT, [(batch_key, *row) for row in rows])
+
+
+def check_chunk(rows: Sequence[NewEntry]) -> None:
+    """Raise if two rows of a chunk have the same custom_id."""
+    if len({row[1] for row in rows}) == len(rows):
+        return
+    first: dict[str, int] = {}
+    for index, custom_id, *_ in rows:
+        if custom_id in first:
+            raise duplicate(custom_id, first[custom_id], index)
+        first[custom_id] = index
+
+
+def find_duplicate(
+    connection: Connection, batch_key: int, rows: Sequence[NewEntry], error: IntegrityError
+) -> DuplicateCustomIdError:
+    """Tell which row's custom_id is in the batch already, after an insert was refused."""
+    positions = {custom_id: index for index, custom_id, *_ in rows}
+    names = list(positions)
+    for start in range(0, len(names), 500):
+        found = connection.execute(
+            select(entry.c.custom_id, entry.c.idx)
+            .where(entry.c.batch_key == batch_key, entry.c.custom_id.in_(names[start : start + 500]))
+            .limit(1)
+        ).first()
+        if found is not None:
+            return duplicate(found.custom_id, found.idx, positions[found.custom_id])
+    raise error
+
+
+def duplicate(custom_id: str, first: int, second: int) -> DuplicateCustomIdError:
+    """Return the error of two rows with one custom_id."""
+    return DuplicateCustomIdError(
+        f"rows {first} and {second} have the same custom_id {custom_id!r}; make it unique within the batch, or leave it"
+        " out of every row to use their positions",
+        row=second,
+    )
+
+
+def record(connection: Connection, batch_key: int, outcomes: Sequence[EntryOutcome]) -> int:
+    """Write outcomes of entries that are pending in the part the outcome comes from; return how many were."""
+    rows = []
+    for each in outcomes:
+        usage, cost = each.usage, each.cost
+        tokens = _NO_USAGE if usage is None else (
+            usage.input_tokens, usage.cached_tokens, usage.cache_write_tokens, usage.output_tokens,
+            usage.reasoning_tokens, usage.cache_write_1h_tokens,
+        )  # fmt: skip
+        error = each.error[:MAX_ERROR_LENGTH] if each.error else None
+        rows.append((
+            each.status, each.reason, error, each.part_number, each.offset, each.length, *tokens,
+            cost.batch, cost.standard, cost.is_estimated, batch_key, each.index, each.part_number,
+        ))  # fmt: skip
+    return _run_many(connection, _UPDATE, rows)
+
+
+def fail_pending(connection: Connection, batch_key: int, part_number: int, reason: str, message: str) -> int:
+    """Fail every pending entry of a part; return how many there were."""
+    statement = (
+        update(entry)
+        .where(
+            entry.c.batch_key == batch_key,
+            entry.c.part_number == part_number,
+            entry.c.status == EntryStatus.PENDING.value,
+        )
+        .values(status=EntryStatus.FAILED.value, reason=reason, error=message[:MAX_ERROR_LENGTH])
+    )
+    return connection.execute(statement).rowcount
+
+
+def count(connection: Connection, batch_key: int) -> EntryCounts:
+    """Count entries by status and reason."""
+    rows = connection.execute(
+        select(entry.c.status, entry.c.reason, func.count())
+        .where(entry.c.batch_key == batch_key)
+        .group_by(entry.c.status, entry.c.reason)
+    ).all()
+    totals = dict.fromkeys(("pending", "completed", "failed"), 0)
+    reasons: dict[str, int] = {}
+    for status, reason, number in rows:
+        totals[status] += number
+        if reason is not None:
+            reasons[reason] = reasons.get(reason, 0) + number
+    return EntryCounts(**totals, reasons=reasons)
+
+
+def sums(connection: Connection, batch_key: int) -> dict[str, Any]:
+    """Sum usage and cost over a batch's entries, as values of its row; a sum over nothing known is null."""
+    columns = (*USAGE_COLUMNS, "batch_cost", "standard_cost")
+    is_estimated = select(entry.c.idx).where(entry.c.batch_key == batch_key, entry.c.cost_is_estimated).exists()
+    row = connection.execute(
+        select(*(func.sum(entry.c[name]).label(name) for name in columns), select(is_estimated).scalar_subquery().label("est"))
+        .where(entry.c.batch_key == batch_key)
+    ).mappings().one()  # fmt: skip
+    # PostgreSQL sums BIGINT to a decimal.
+    values: dict[str, Any] = {name: None if row[name] is None else int(row[name]) for name in columns}
+    return {**values, "cost_is_estimated": bool(row["est"])}
+
+
+def page(connection: Connection, batch_key: int, start: int, size: int) -> list[EntryRow]:
+    """Return the next entries in input order, from an index on."""
+    columns = (
+        entry.c.idx, entry.c.custom_id, entry.c.status, entry.c.reason, entry.c.error, entry.c.result_part,
+        entry.c.result_offset, entry.c.result_length, entry.c.batch_cost, entry.c.standard_cost,
+    )  # fmt: skip
+    rows: Iterator[Any] = iter(
+        connection.execute(
+            select(*columns)
+            .where(entry.c.batch_key == batch_key, entry.c.idx >= start)
+            .order_by(entry.c.idx)
+            .limit(size)
+        )
+    )
+    return [EntryRow(*row) for row in rows]

@@ -1,0 +1,85 @@
+"""What a provider says of parts, written down: never backwards, and with what follows for their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, select, update
+
+from airflow_raif.domain.batch import PartState
+from airflow_raif.domain.status import BatchStatus, can_move, combine
+from airflow_raif.store.tables import batch as batch_table
+from airflow_raif.store.tables import part as part_table
+
+
+def submitted(connection: Connection, part_id: int, state: PartState, at: datetime) -> None:
+    """Write a part's id at the provider, and what it said along with it."""
+    status = state.status if state.status is not BatchStatus.PENDING else BatchStatus.SUBMITTED
+    values = _said(state) | {
+        "provider_batch_id": state.provider_batch_id,
+        "status": status.value,
+        "submitted_at": at,
+        "ended_at": at if status.is_terminal else None,
+    }
+    connection.execute(update(part_table).where(part_table.c.id == part_id).values(**values))
+    key = connection.scalar(select(part_table.c.batch_key).where(part_table.c.id == part_id))
+    connection.execute(
+        update(batch_table).where(batch_table.c.id == key, batch_table.c.submitted_at.is_(None)).values(submitted_at=at)
+    )
+    _update_batches(connection, {key}, at)
+
+
+def record_states(connection: Connection, states: Mapping[int, PartState], at: datetime) -> list[str]:
+    """Write the states of parts that are not terminal; return the batches that are terminal now."""
+    rows = connection.execute(
+        select(part_table.c.id, part_table.c.batch_key, part_table.c.status)
+        .where(part_table.c.id.in_(states))
+        .with_for_update()
+    ).all()
+    for row in rows:
+        state = states[row.id]
+        current = BatchStatus(row.status)
+        if current.is_terminal:
+            continue
+        values = _said(state)
+        if can_move(current, state.status):
+            values["status"] = state.status.value
+            if state.status.is_terminal:
+                values["ended_at"] = at
+        connection.execute(update(part_table).where(part_table.c.id == row.id).values(**values))
+    return _update_batches(connection, {row.batch_key for row in rows}, at)
+
+
+def _said(state: PartState) -> dict[str, Any]:
+    """Return what a state says; what it is silent about stays as it is."""
+    values: dict[str, Any] = {"raw_status": state.raw_status}
+    if state.counts is not None:
+        values["counts"] = msgspec.to_builtins(state.counts)
+    if state.refs:
+        values["refs"] = state.refs
+    if state.error:
+        values["error"] = state.error
+    if state.expires_at is not None:
+        values["expires_at"] = state.expires_at
+    return values
+
+
+def _update_batches(connection: Connection, keys: set[Any], at: datetime) -> list[str]:
+    rows = connection.execute(
+        select(part_table.c.batch_key, part_table.c.status, part_table.c.error).where(part_table.c.batch_key.in_(keys))
+    ).all()
+    terminal: list[str] = []
+    for key in keys:
+        mine = [row for row in rows if row.batch_key == key]
+        status = combine(BatchStatus(row.status) for row in mine)
+        values: dict[str, Any] = {"status": status.value}
+        if status.is_terminal:
+            values |= {"ended_at": at, "error": next((row.error for row in mine if row.error), None)}
+        where = (batch_table.c.id == key, batch_table.c.ended_at.is_(None))
+        connection.execute(update(batch_table).where(*where).values(**values))
+        if status.is_terminal:
+            terminal += connection.scalars(select(batch_table.c.batch_id).where(batch_table.c.id == key))
+    return terminal

@@ -1,0 +1,90 @@
+"""What goes into and comes out of the store, and the errors that are the store's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from airflow_raif.domain.batch import Batch, Claim, Counts, Part
+from airflow_raif.domain.errors import StoreError
+from airflow_raif.domain.status import BatchStatus
+from airflow_raif.domain.usage import Cost, Usage
+
+USAGE_COLUMNS = Usage.__struct_fields__
+
+
+class ClaimTakenError(StoreError):
+    """The task instance holds a batch already."""
+
+    def __init__(self, message: str, *, batch_id: str) -> None:
+        super().__init__(message)
+        self.batch_id = batch_id
+
+
+class BatchMissingError(StoreError):
+    """No batch has this id."""
+
+
+class NewBatch(msgspec.Struct, kw_only=True, frozen=True):
+    """A batch to be created."""
+
+    batch_id: str
+    provider: str
+    conn_id: str
+    model: str
+    endpoint: str
+    claim: Claim | None
+    spool_uri: str
+    output_schema: dict[str, Any] | None
+    metadata: dict[str, Any]
+    created_at: datetime
+
+
+class EntryCounts(msgspec.Struct, frozen=True):
+    """How many entries of a batch are in which state; ``reasons`` counts the failed ones."""
+
+    pending: int
+    completed: int
+    failed: int
+    reasons: dict[str, int]
+
+
+class EntryRow(msgspec.Struct, frozen=True):
+    """One entry, as far as its result row needs it."""
+
+    index: int
+    custom_id: str
+    status: str
+    reason: str | None
+    error: str | None
+    result_part: int | None
+    result_offset: int | None
+    result_length: int | None
+    batch_cost: int | None
+    standard_cost: int | None
+
+
+def batch_of(row: Mapping[str, Any], parts: list[Part]) -> Batch:
+    """Read a row of raif_batch."""
+    claim = None
+    if row["dag_id"] is not None:
+        claim = Claim(row["dag_id"], row["run_id"], row["task_id"], row["map_index"])
+    names = set(Batch.__struct_fields__) & set(row) - {"status"}
+    return Batch(
+        **{name: row[name] for name in names},
+        status=BatchStatus(row["status"]),
+        claim=claim,
+        usage=Usage(*(row[name] or 0 for name in USAGE_COLUMNS)),
+        cost=Cost(row["batch_cost"], row["standard_cost"], bool(row["cost_is_estimated"])),
+        parts=parts,
+    )
+
+
+def part_of(row: Mapping[str, Any]) -> Part:
+    """Read a row of raif_part."""
+    names = set(Part.__struct_fields__) & set(row) - {"status", "counts"}
+    counts = Counts(**row["counts"]) if row["counts"] else None
+    return Part(**{name: row[name] for name in names}, status=BatchStatus(row["status"]), counts=counts)

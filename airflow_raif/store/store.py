@@ -1,0 +1,328 @@
+"""The store: every method is one transaction, and none of them calls a provider."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from airflow_raif.domain.batch import Batch, Claim, EntryOutcome, Part, PartState
+from airflow_raif.domain.errors import InvalidBatchError
+from airflow_raif.domain.status import TERMINAL, BatchStatus
+from airflow_raif.store import entries, parts
+from airflow_raif.store.engine import make_engine, parse_url, store_errors
+from airflow_raif.store.migrate import check_revision, upgrade_engine
+from airflow_raif.store.records import (
+    BatchMissingError,
+    ClaimTakenError,
+    EntryCounts,
+    EntryRow,
+    NewBatch,
+    batch_of,
+    part_of,
+)
+from airflow_raif.store.tables import batch as batch_table
+from airflow_raif.store.tables import entry as entry_table
+from airflow_raif.store.tables import part as part_table
+
+
+class Store:
+    """The metadata tables of one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, address: str, *, embedded: bool = False) -> Store:
+        """Open a store.
+
+        :param embedded: an SQLite file that comes up, and is migrated, on first use.
+        :raises StoreNotReadyError: a server's tables are missing or of another revision.
+        :raises StoreUnavailableError: the database does not answer.
+        """
+        url = parse_url(address)
+        engine = make_engine(url)
+        with store_errors(url):
+            if embedded and url.database:
+                with _locked(Path(f"{url.database}.lock")):
+                    upgrade_engine(engine)
+            check_revision(engine)
+        return cls(engine)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with store_errors(self._engine.url), self._engine.begin() as connection:
+            yield connection
+
+    # Batches
+
+    def create_batch(self, new: NewBatch) -> Batch:
+        """Write a batch without rows.
+
+        :raises ClaimTakenError: its task instance holds a batch already.
+        """
+        claim = new.claim
+        values = {
+            "batch_id": new.batch_id, "provider": new.provider, "conn_id": new.conn_id, "model": new.model,
+            "endpoint": new.endpoint, "status": BatchStatus.PENDING.value, "spool_uri": new.spool_uri,
+            "output_schema": new.output_schema, "metadata": new.metadata, "created_at": new.created_at,
+            "dag_id": claim and claim.dag_id, "run_id": claim and claim.run_id, "task_id": claim and claim.task_id,
+            "map_index": claim and claim.map_index,
+        }  # fmt: skip
+        try:
+            with self._transaction() as connection:
+                connection.execute(insert(batch_table).values(values))
+        except Exception as error:
+            held = self.find_by_claim(claim) if claim and isinstance(error.__cause__, IntegrityError) else None
+            if held is None:
+                raise
+            raise ClaimTakenError(
+                f"{claim} holds batch {held.batch_id} already; another attempt of the task is at work",
+                batch_id=held.batch_id,
+            ) from error
+        return self.get_batch(new.batch_id)
+
+    def get_batch(self, batch_id: str) -> Batch:
+        """Return a batch with its parts.
+
+        :raises BatchMissingError: there is none of this id.
+        """
+        with self._transaction() as connection:
+            return _get(connection, batch_id)
+
+    def find_by_claim(self, claim: Claim) -> Batch | None:
+        """Return the batch that a task instance holds."""
+        columns = batch_table.c
+        with self._transaction() as connection:
+            batch_id = connection.scalar(
+                select(columns.batch_id).where(
+                    columns.dag_id == claim.dag_id,
+                    columns.run_id == claim.run_id,
+                    columns.task_id == claim.task_id,
+                    columns.map_index == claim.map_index,
+                    columns.claim_released_at.is_(None),
+                )
+            )
+            return None if batch_id is None else _get(connection, batch_id)
+
+    def release_claim(self, batch_id: str, at: datetime) -> None:
+        """Let the task instance make a new batch; this one stays, and still tells whose it was."""
+        self._update_batch(batch_id, claim_released_at=at)
+
+    def discard_batch(self, batch_id: str) -> None:
+        """Delete a batch of which nothing was ever sent.
+
+        :raises InvalidBatchError: something was, or may have been.
+        """
+        with self._transaction() as connection:
+            batch = _get(connection, batch_id)
+            if any(part.intent_at or part.provider_batch_id for part in batch.parts):
+                raise InvalidBatchError(f"batch {batch_id} was submitted, at least in part, and cannot be discarded")
+            for table in (entry_table, part_table):
+                connection.execute(delete(table).where(table.c.batch_key == batch.id))
+            connection.execute(delete(batch_table).where(batch_table.c.id == batch.id))
+
+    def finish_spooling(self, batch: Batch, *, fingerprint: str, request_count: int, at: datetime) -> None:
+        """Note that every row of the batch is in the spool."""
+        self._update_batch(batch.batch_id, fingerprint=fingerprint, request_count=request_count, spooled_at=at)
+
+    def record_error(self, batch_id: str, message: str) -> None:
+        """Note what went wrong with a batch as a whole."""
+        self._update_batch(batch_id, error=message)
+
+    def mark_fetched(self, batch: Batch, at: datetime) -> Batch:
+        """Sum up usage and cost, and stamp once that every result was fetched."""
+        with self._transaction() as connection:
+            connection.execute(
+                update(batch_table)
+                .where(batch_table.c.id == batch.id, batch_table.c.results_fetched_at.is_(None))
+                .values(**entries.sums(connection, batch.id), results_fetched_at=at)
+            )
+            return _get(connection, batch.batch_id)
+
+    def mark_applied(self, batch: Batch, result_uri: str, at: datetime) -> None:
+        """Note where the results are, and when they came there first."""
+        with self._transaction() as connection:
+            where = batch_table.c.id == batch.id
+            connection.execute(update(batch_table).where(where).values(result_uri=result_uri))
+            connection.execute(
+                update(batch_table).where(where, batch_table.c.applied_at.is_(None)).values(applied_at=at)
+            )
+
+    def statuses(self, batch_ids: Sequence[str]) -> dict[str, BatchStatus]:
+        """Return the status of each batch."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                select(batch_table.c.batch_id, batch_table.c.status).where(batch_table.c.batch_id.in_(batch_ids))
+            )
+            return {row.batch_id: BatchStatus(row.status) for row in rows}
+
+    # Parts
+
+    def add_part(
+        self,
+        batch: Batch,
+        *,
+        number: int,
+        round: int,
+        model: str,
+        request_count: int,
+        request_bytes: int,
+    ) -> Part:
+        """Write a part whose requests are in the spool."""
+        with self._transaction() as connection:
+            values = {
+                "batch_key": batch.id, "number": number, "round": round, "model": model, "refs": {},
+                "request_count": request_count, "request_bytes": request_bytes, "status": BatchStatus.PENDING.value,
+            }  # fmt: skip
+            row = connection.execute(insert(part_table).values(values).returning(part_table)).mappings().one()
+            return part_of(row)
+
+    def record_upload(self, part_id: int, input_ref: str) -> None:
+        """Note where a part's requests were uploaded to."""
+        with self._transaction() as connection:
+            connection.execute(update(part_table).where(part_table.c.id == part_id).values(input_ref=input_ref))
+
+    def record_intent(self, part_id: int, at: datetime) -> None:
+        """Note that a create is about to be sent.
+
+        :raises InvalidBatchError: somebody else noted it first, or the part was submitted.
+        """
+        with self._transaction() as connection:
+            changed = connection.execute(
+                update(part_table)
+                .where(
+                    part_table.c.id == part_id,
+                    part_table.c.intent_at.is_(None),
+                    part_table.c.provider_batch_id.is_(None),
+                )
+                .values(intent_at=at)
+            ).rowcount
+        if not changed:
+            raise InvalidBatchError(f"part {part_id} is being submitted by another process, or was submitted already")
+
+    def clear_intent(self, part_id: int) -> None:
+        """Note that a create is known to have made nothing."""
+        with self._transaction() as connection:
+            connection.execute(
+                update(part_table)
+                .where(part_table.c.id == part_id, part_table.c.provider_batch_id.is_(None))
+                .values(intent_at=None)
+            )
+
+    def record_submitted(self, part_id: int, state: PartState, at: datetime) -> None:
+        """Note the id that the provider gave a part."""
+        with self._transaction() as connection:
+            parts.submitted(connection, part_id, state, at)
+
+    def record_states(self, states: Mapping[int, PartState], at: datetime) -> list[str]:
+        """Note what the provider says of many parts, and what follows for their batches.
+
+        :return: the batches among them that are terminal now.
+        """
+        with self._transaction() as connection:
+            return parts.record_states(connection, states, at)
+
+    def waiting_parts(self, batch_ids: Sequence[str]) -> list[tuple[str, Part]]:
+        """Return the parts that run at the provider, each with its batch id."""
+        statement = (
+            select(batch_table.c.batch_id, part_table)
+            .join(part_table, part_table.c.batch_key == batch_table.c.id)
+            .where(
+                batch_table.c.batch_id.in_(batch_ids),
+                part_table.c.provider_batch_id.is_not(None),
+                part_table.c.status.not_in([status.value for status in TERMINAL]),
+            )
+            .order_by(part_table.c.id)
+        )
+        with self._transaction() as connection:
+            return [(row["batch_id"], part_of(row)) for row in connection.execute(statement).mappings()]
+
+    def known_provider_ids(self, provider_batch_ids: Collection[str]) -> set[str]:
+        """Return those of the ids that a part has already."""
+        column = part_table.c.provider_batch_id
+        with self._transaction() as connection:
+            return set(connection.scalars(select(column).where(column.in_(provider_batch_ids))))
+
+    def mark_part_fetched(self, part_id: int, at: datetime) -> None:
+        """Stamp that a part's results are in."""
+        with self._transaction() as connection:
+            connection.execute(update(part_table).where(part_table.c.id == part_id).values(results_fetched_at=at))
+
+    # Entries
+
+    def add_entries(self, batch: Batch, rows: Sequence[entries.NewEntry]) -> None:
+        """Write pending entries.
+
+        :raises DuplicateCustomIdError: a custom_id is in the batch twice; nothing of the chunk is written.
+        """
+        entries.check_chunk(rows)
+        try:
+            with self._transaction() as connection:
+                entries.add(connection, batch.id, rows)
+        except Exception as error:
+            cause = error.__cause__
+            if not isinstance(cause, IntegrityError):
+                raise
+            with self._transaction() as connection:
+                raise entries.find_duplicate(connection, batch.id, rows, cause) from error
+
+    def record_outcomes(self, batch: Batch, outcomes: Sequence[EntryOutcome]) -> int:
+        """Write outcomes of entries that have none; return how many were written."""
+        with self._transaction() as connection:
+            return entries.record(connection, batch.id, outcomes)
+
+    def fail_without_result(self, batch: Batch, part_number: int, reason: str, message: str) -> int:
+        """Fail every entry of a part that has no result; return how many there were."""
+        with self._transaction() as connection:
+            return entries.fail_pending(connection, batch.id, part_number, reason, message)
+
+    def count_entries(self, batch: Batch) -> EntryCounts:
+        """Count a batch's entries by status and reason."""
+        with self._transaction() as connection:
+            return entries.count(connection, batch.id)
+
+    def iter_entries(self, batch: Batch, *, size: int = 2000) -> Iterator[list[EntryRow]]:
+        """Yield a batch's entries in input order, page by page, each page in a transaction of its own."""
+        start = 0
+        while True:
+            with self._transaction() as connection:
+                page = entries.page(connection, batch.id, start, size)
+            if not page:
+                return
+            yield page
+            start = page[-1].index + 1
+
+    def _update_batch(self, batch_id: str, **values: object) -> None:
+        with self._transaction() as connection:
+            connection.execute(update(batch_table).where(batch_table.c.batch_id == batch_id).values(**values))
+
+
+def _get(connection: Connection, batch_id: str) -> Batch:
+    row = connection.execute(select(batch_table).where(batch_table.c.batch_id == batch_id)).mappings().first()
+    if row is None:
+        raise BatchMissingError(
+            f"the store knows no batch {batch_id!r}; was it made with another store? See [raif] sql_alchemy_conn"
+        )
+    rows = connection.execute(
+        select(part_table).where(part_table.c.batch_key == row["id"]).order_by(part_table.c.number)
+    ).mappings()
+    return batch_of(row, [part_of(each) for each in rows])
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time create or migrate an embedded file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
