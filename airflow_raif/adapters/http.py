@@ -1,0 +1,270 @@
+"""The one transport: timeouts, retries, redaction, and errors in our words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+import tenacity
+
+from airflow_raif.adapters.base import Adapter, Request, Response
+from airflow_raif.domain.errors import (
+    AuthenticationError,
+    BatchNotFoundError,
+    ProviderError,
+    RateLimitedError,
+    RejectedError,
+    TransientProviderError,
+    UnavailableError,
+)
+
+MAX_ATTEMPTS = 6
+#: A provider may ask for any wait; one call waits no longer than this.
+MAX_RETRY_AFTER_SECONDS = 60.0
+BLOCK_BYTES = 1 << 20
+#: 429s that no waiting cures.
+_EXHAUSTED_CODES = frozenset(
+    ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "enforced_spend_limit_reached")
+)
+_TRANSIENT_STATUSES = frozenset((408, 409, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529))
+
+
+class _Common:
+    """What both transports know of the connection."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+        self._headers = {**adapter.settings.headers, **adapter.auth_headers()}
+        self._origin = _origin(adapter.base_url)
+
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        headers = {**self._headers, **request.headers}
+        content = request.content
+        if callable(content):
+            # With its length given, httpx does not send the body chunked.
+            headers["content-length"] = str(request.content_length)
+            content = content()
+        return {"method": request.method, "url": self._url(request.path), "headers": headers, "content": content}
+
+    def _url(self, path: str) -> str:
+        """Return the absolute address; the key goes to the connection's own host only."""
+        if "://" not in path:
+            return self._adapter.base_url + path
+        if _origin(path) != self._origin:
+            raise ProviderError(
+                f"{self._adapter.name} sent us to {urlsplit(path).netloc}, which is not the connection's host"
+                f" {urlsplit(self._adapter.base_url).netloc}; the key was not sent there",
+                provider=self._adapter.name,
+            )
+        return path
+
+    def _mapped(self, error: httpx.HTTPError | httpx.InvalidURL, request: Request) -> ProviderError:
+        name, host = self._adapter.name, urlsplit(self._adapter.base_url).netloc
+        if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
+            return ProviderError(f"the connection's base URL {self._adapter.base_url!r} is no address", provider=name)
+        never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+        what = "cannot be reached" if never_sent else "did not answer"
+        detail = self._redacted(str(error)) or type(error).__name__
+        mapped = UnavailableError(f"{name} at {host} {what}: {detail} ({request.method} {_path(request)})", provider=name)
+        mapped.maybe_sent = not never_sent
+        return mapped
+
+    def _refused(self, response: httpx.Response, content: bytes, request: Request) -> ProviderError:
+        """Map an HTTP status and the provider's error body to our errors."""
+        name, status = self._adapter.name, response.status_code
+        message, code = _error_body(content)
+        request_id = response.headers.get("x-request-id") or response.headers.get("request-id")
+        text = self._redacted(f"{name} answered {status} to {request.method} {_path(request)}: {message}")
+        details: dict[str, Any] = {"provider": name, "status": status, "code": code, "request_id": request_id}
+        if 300 <= status < 400:
+            return ProviderError(f"{text} (a redirect, which is not followed with the key)", **details)
+        if status in (401, 403) or code == "API_KEY_INVALID":
+            return AuthenticationError(f"{text}; check the connection's password, which is the API key", **details)
+        if status == 404:
+            return BatchNotFoundError(text, **details)
+        if status == 429 and code not in _EXHAUSTED_CODES:
+            limited = RateLimitedError(text, **details)
+            limited.retry_after = retry_after(response.headers)
+            limited.maybe_sent = False
+            return limited
+        if status in _TRANSIENT_STATUSES or status >= 500:
+            unavailable = UnavailableError(text, **details)
+            unavailable.retry_after = retry_after(response.headers)
+            return unavailable
+        return RejectedError(text, **details)
+
+    def _redacted(self, text: str) -> str:
+        key = self._adapter.settings.api_key
+        return text.replace(key, "***") if key else text
+
+
+class HttpTransport(_Common):
+    """Synchronous calls over one client, for a worker."""
+
+    def __init__(
+        self, adapter: Adapter, *, client: httpx.Client | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        super().__init__(adapter)
+        self._client = client
+        self._sleep = sleep
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the client."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def send(self, request: Request, *, retry: bool = True) -> Response:
+        """Send and read the whole answer; ``retry=False`` sends exactly once.
+
+        :raises ProviderError: the provider refused, failed or cannot be reached.
+        """
+        if not retry:
+            return self._send_once(request)
+        return self._retrying(lambda: self._send_once(request))
+
+    @contextmanager
+    def stream(self, request: Request) -> Iterator[Iterator[bytes]]:
+        """Open an answer and yield its body in blocks.
+
+        :raises UnavailableError: also while reading, if the connection is lost.
+        """
+        response: httpx.Response = self._retrying(lambda: self._open(request))
+        try:
+            yield self._blocks(response, request)
+        finally:
+            response.close()
+
+    def _retrying(self, call: Callable[[], Any]) -> Any:
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TransientProviderError),
+            stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
+            wait=_wait,
+            sleep=self._sleep,
+            reraise=True,
+        )(call)
+
+    def _send_once(self, request: Request) -> Response:
+        response = self._open(request)
+        try:
+            content = response.read()
+        except httpx.HTTPError as error:
+            raise self._mapped(error, request) from error
+        finally:
+            response.close()
+        return Response(response.status_code, response.headers, content)
+
+    def _open(self, request: Request) -> httpx.Response:
+        if self._client is None:
+            self._client = httpx.Client(timeout=self._adapter.settings.timeout_seconds)
+        arguments = self._arguments(request)
+        try:
+            response = self._client.send(self._client.build_request(**arguments), stream=True)
+            if response.is_success:
+                return response
+            content = response.read()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._mapped(error, request) from error
+        response.close()
+        raise self._refused(response, content, request)
+
+    def _blocks(self, response: httpx.Response, request: Request) -> Iterator[bytes]:
+        try:
+            yield from response.iter_bytes(BLOCK_BYTES)
+        except httpx.HTTPError as error:
+            raise self._mapped(error, request) from error
+
+
+class AsyncHttpTransport(_Common):
+    """Asynchronous calls over one client, for the shared poller; it schedules its own repetitions."""
+
+    def __init__(self, adapter: Adapter, *, client: httpx.AsyncClient | None = None) -> None:
+        super().__init__(adapter)
+        self._client = client
+
+    async def send(self, request: Request, *, retry: bool = False) -> Response:  # noqa: ARG002 - as the other's
+        """Send and read the whole answer, once.
+
+        :raises ProviderError: the provider refused, failed or cannot be reached.
+        """
+        if self._client is None:
+            self._client = httpx.AsyncClient(timeout=self._adapter.settings.timeout_seconds)
+        try:
+            response = await self._client.request(**self._arguments(request))
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._mapped(error, request) from error
+        if not response.is_success:
+            raise self._refused(response, response.content, request)
+        return Response(response.status_code, response.headers, response.content)
+
+    async def aclose(self) -> None:
+        """Close the client."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+
+_jitter = tenacity.wait_exponential_jitter(initial=1, max=30, jitter=1)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome is not None else None
+    hint = error.retry_after if isinstance(error, TransientProviderError) else None
+    return max(_jitter(state), min(hint or 0.0, MAX_RETRY_AFTER_SECONDS))
+
+
+def retry_after(headers: httpx.Headers) -> float | None:
+    """Return the seconds a provider asks to wait, if it does so in seconds or milliseconds."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            return max(float(headers[name]) * unit, 0.0)
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _path(request: Request) -> str:
+    return urlsplit(request.path).path
+
+
+def _error_body(content: bytes) -> tuple[str, str | None]:
+    """Read message and code from any of the three providers' error bodies."""
+    try:
+        body = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return content[:300].decode("utf-8", "replace") or "no body", None
+    if isinstance(body, list) and body:
+        body = body[0]
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(error, str):
+        return error[:1000], None
+    if not isinstance(error, dict):
+        return content[:300].decode("utf-8", "replace"), None
+    details = error.get("details")
+    code = error.get("code")
+    if isinstance(details, dict):
+        code = details.get("error_code") or code
+    elif isinstance(details, list):
+        code = next((each["reason"] for each in details if isinstance(each, dict) and each.get("reason")), code)
+    if not isinstance(code, str):
+        code = error.get("type") or error.get("status")
+    return str(error.get("message"))[:1000], code

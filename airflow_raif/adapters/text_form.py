@@ -1,0 +1,66 @@
+"""The text form of a request, merged with its batch's defaults; shared by every adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow_raif.domain.errors import InvalidRequestError
+from airflow_raif.domain.request import EntryRequest
+
+ROLES = frozenset(("user", "assistant", "system", "developer"))
+
+
+def check_form(request: EntryRequest) -> None:
+    """See that a request has exactly one of prompt, messages and body.
+
+    :raises InvalidRequestError: it has none or several, or one of the wrong kind.
+    """
+    given = [name for name in ("prompt", "messages", "body") if getattr(request, name) is not None]
+    if len(given) != 1:
+        has = " and ".join(given) if given else "neither prompt nor messages nor body"
+        raise InvalidRequestError(f"the request has {has}; give exactly one of prompt, messages and body")
+    if request.prompt is not None and (not isinstance(request.prompt, str) or not request.prompt):
+        raise InvalidRequestError(f"the prompt is {request.prompt!r:.60}; give a text that is not empty")
+    if request.body is not None and not isinstance(request.body, Mapping):
+        raise InvalidRequestError(f"the body is a {type(request.body).__name__}; give the native request as a mapping")
+
+
+def text_messages(request: EntryRequest) -> list[dict[str, Any]]:
+    """Return a request's messages: those it has, or its prompt as the user's one.
+
+    :raises InvalidRequestError: a message has no known role or no text.
+    """
+    if request.prompt is not None:
+        return [{"role": "user", "content": request.prompt}]
+    messages = request.messages
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise InvalidRequestError("messages is empty or no list; give [{'role': 'user', 'content': 'text'}, ...]")
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
+            raise InvalidRequestError(f"message {number} has no role of {', '.join(sorted(ROLES))}: {message!r:.80}")
+        if not isinstance(message.get("content"), str):
+            raise InvalidRequestError(
+                f"message {number} has no text as content; images, documents and tools go into a native body"
+            )
+    return messages
+
+
+def split_system(messages: list[dict[str, Any]], system: str | None) -> tuple[str | None, list[dict[str, Any]]]:
+    """Take system messages out, for providers that want them apart from the conversation."""
+    texts = [each["content"] for each in messages if each["role"] in ("system", "developer")]
+    if not texts:
+        return system, messages
+    rest = [each for each in messages if each["role"] not in ("system", "developer")]
+    return "\n\n".join(([system] if system else []) + texts), rest
+
+
+def merge_params(body: dict[str, Any], params: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Merge the user's params into a native body, mappings deeply; the params win."""
+    if not params:
+        return body
+    merged = dict(body)
+    for name, value in params.items():
+        mine = merged.get(name)
+        merged[name] = merge_params(mine, value) if isinstance(mine, dict) and isinstance(value, Mapping) else value
+    return merged
