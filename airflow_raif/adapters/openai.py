@@ -1,0 +1,379 @@
+"""OpenAI's Batch API, and servers that speak it: /v1/responses, /v1/chat/completions, /v1/embeddings.
+
+Source: https://platform.openai.com/docs/api-reference/batch
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import msgspec
+
+from airflow_raif.adapters.base import (
+    Adapter,
+    Limits,
+    ListPage,
+    Lookup,
+    Request,
+    SpooledPart,
+    Transport,
+)
+from airflow_raif.adapters.openai_results import read_row
+from airflow_raif.adapters.schemas import openai_schema
+from airflow_raif.adapters.text_form import check_form, merge_params, text_messages
+from airflow_raif.domain.batch import Counts, PartState
+from airflow_raif.domain.errors import InvalidBatchError, InvalidRequestError, MalformedResponseError
+from airflow_raif.domain.request import EntryRequest, RequestDefaults
+from airflow_raif.domain.result import EntryResult
+from airflow_raif.domain.status import BatchStatus
+
+log = logging.getLogger(__name__)
+
+RESPONSES, CHAT, EMBEDDINGS = "/v1/responses", "/v1/chat/completions", "/v1/embeddings"
+
+_STATUSES = {
+    "validating": BatchStatus.IN_PROGRESS,
+    "in_progress": BatchStatus.IN_PROGRESS,
+    "finalizing": BatchStatus.IN_PROGRESS,
+    "cancelling": BatchStatus.IN_PROGRESS,
+    "completed": BatchStatus.ENDED,
+    "failed": BatchStatus.FAILED,
+    "expired": BatchStatus.EXPIRED,
+    "cancelled": BatchStatus.CANCELED,
+}
+#: Key of our tag in a batch's metadata.
+TAG = "raif"
+#: Clocks may differ, so a lookup starts this many seconds before the create was sent.
+CLOCK_SKEW_SECONDS = 120
+MAX_PAGES = 50
+_MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
+
+
+class _Counts(msgspec.Struct):
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class _Error(msgspec.Struct):
+    code: str | None = None
+    message: str | None = None
+    line: int | None = None
+
+
+class _Errors(msgspec.Struct):
+    data: list[_Error] | None = None
+
+
+class _Batch(msgspec.Struct):
+    """The batch object, as far as it is needed; compatible servers leave out much."""
+
+    id: str
+    status: str
+    errors: _Errors | None = None
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    request_counts: _Counts | None = None
+    created_at: float | None = None
+    expires_at: float | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class _Page(msgspec.Struct):
+    data: list[_Batch]
+    has_more: bool | None = None
+    last_id: str | None = None
+
+
+class _File(msgspec.Struct):
+    id: str
+
+
+_decode_batch = msgspec.json.Decoder(_Batch, strict=False).decode
+_decode_page = msgspec.json.Decoder(_Page, strict=False).decode
+_decode_file = msgspec.json.Decoder(_File).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class OpenAIAdapter(Adapter):
+    """OpenAI and compatible servers."""
+
+    name = "openai"
+    endpoints: ClassVar[tuple[str, ...]] = (RESPONSES, CHAT, EMBEDDINGS)
+    default_base_url = "https://api.openai.com/v1"
+    default_limits = Limits(
+        max_requests=50_000,
+        max_bytes=200 * 1000 * 1000,
+        max_request_bytes=200 * 1000 * 1000,
+        max_embedding_inputs=50_000,
+    )
+
+    @property
+    def base_url(self) -> str:
+        """The base URL as OpenAI's SDK takes it, with or without its ``/v1``."""
+        url = super().base_url
+        return url if url.endswith("/v1") or "/v1/" in url or "/openai" in url else f"{url}/v1"
+
+    def auth_headers(self) -> dict[str, str]:
+        """Return the bearer header."""
+        return {"authorization": f"Bearer {self.settings.api_key}"}
+
+    # Requests
+
+    def make_encoder(self, defaults: RequestDefaults) -> Callable[[EntryRequest, str], bytes]:
+        """Return a function that writes one line of an input file."""
+        endpoint = self.resolve_endpoint(defaults.endpoint)
+        make_body = {RESPONSES: _responses_body, CHAT: _chat_body, EMBEDDINGS: _embeddings_body}[endpoint](defaults)
+        # The envelope is the same for every row but for its id, which needs no escaping.
+        head, middle = b'{"custom_id":"', f'","method":"POST","url":"{endpoint}","body":'.encode()
+
+        def encode(request: EntryRequest, wire_id: str) -> bytes:
+            check_form(request)
+            if request.body is not None:
+                body = {"model": request.model or defaults.model, **request.body}
+            else:
+                body = make_body(request)
+            try:
+                return head + wire_id.encode() + middle + _encode(merge_params(body, request.params)) + b"}"
+            except UnicodeEncodeError as error:
+                raise InvalidRequestError(
+                    f"the text cannot be written as UTF-8 ({error.reason} at character {error.start}); mend its encoding"
+                ) from error
+
+        return encode
+
+    def count_embedding_inputs(self, request: EntryRequest) -> int:
+        """Count the inputs of a native embeddings body; a prompt is one."""
+        inputs = (request.body or {}).get("input")
+        return len(inputs) if isinstance(inputs, list) and inputs and not isinstance(inputs[0], int) else 1
+
+    # Submit
+
+    def upload(self, transport: Transport, part: SpooledPart) -> str | None:
+        """Upload the lines as a file of purpose ``batch``."""
+        boundary = uuid4().hex
+        head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{part.tag}.jsonl"\r\n'
+            "Content-Type: application/jsonl\r\n\r\n"
+        ).encode()
+        tail = f"\r\n--{boundary}--\r\n".encode()
+
+        def body() -> Iterator[bytes]:
+            yield head
+            yield from part.blocks()
+            yield tail
+
+        request = Request(
+            method="POST",
+            path="/files",
+            headers={"content-type": f"multipart/form-data; boundary={boundary}"},
+            content=body,
+            content_length=len(head) + part.request_bytes + len(tail),
+        )
+        try:
+            return _decode_file(transport.send(request).content).id
+        except msgspec.MsgspecError as error:
+            raise MalformedResponseError(f"openai's answer to the upload has no file id: {error}") from error
+
+    def create(self, transport: Transport, part: SpooledPart, input_ref: str | None) -> PartState:
+        """Create the batch of an uploaded file, once."""
+        body = {
+            "input_file_id": input_ref,
+            "endpoint": part.endpoint,
+            "completion_window": "24h",
+            "metadata": {**_metadata(part.metadata), TAG: part.tag},
+        }
+        request = Request(
+            method="POST", path="/batches", headers={"content-type": "application/json"}, content=_encode(body)
+        )
+        return self.parse_part(transport.send(request, retry=False).content)
+
+    def find(self, transport: Transport, lookup: Lookup) -> list[PartState]:
+        """Look through the newest batches for the part's tag."""
+        oldest = lookup.intent_at - CLOCK_SKEW_SECONDS
+        cursor: str | None = None
+        found: list[PartState] = []
+        for _ in range(MAX_PAGES):
+            page = self.parse_list(transport.send(self.list_request(cursor)).content)
+            found += [state for state in page.parts if state.tag == lookup.part.tag]
+            cursor = page.next_cursor
+            last = page.parts[-1].created_at if page.parts else None
+            if cursor is None or (last is not None and last.timestamp() < oldest):
+                break
+        return found
+
+    # Poll
+
+    def get_request(self, provider_batch_id: str) -> Request:
+        """Build ``GET /batches/{id}``."""
+        return Request(method="GET", path=f"/batches/{provider_batch_id}")
+
+    def parse_part(self, content: bytes) -> PartState:
+        """Read a batch object."""
+        try:
+            return _state(_decode_batch(content))
+        except msgspec.MsgspecError as error:
+            raise MalformedResponseError(f"openai's answer is no batch: {error}", provider=self.name) from error
+
+    def list_request(self, cursor: str | None = None) -> Request:
+        """Build ``GET /batches``."""
+        return Request(method="GET", path="/batches?limit=100" + (f"&after={cursor}" if cursor else ""))
+
+    def parse_list(self, content: bytes) -> ListPage:
+        """Read a page; a server that leaves out ``has_more`` has but one."""
+        try:
+            page = _decode_page(content)
+        except msgspec.MsgspecError as error:
+            raise MalformedResponseError(f"openai's answer is no list of batches: {error}", provider=self.name) from error
+        last = page.last_id or (page.data[-1].id if page.data else None)
+        return ListPage([_state(each) for each in page.data], last if page.has_more else None)
+
+    def cancel_request(self, provider_batch_id: str) -> Request:
+        """Build ``POST /batches/{id}/cancel``."""
+        return Request(method="POST", path=f"/batches/{provider_batch_id}/cancel")
+
+    # Results
+
+    def result_blocks(self, transport: Transport, state: PartState) -> Iterator[bytes]:
+        """Stream the output file, then the error file; either may be missing."""
+        for name in ("output_file_id", "error_file_id"):
+            if file_id := state.refs.get(name):
+                last = b"\n"
+                with transport.stream(Request(method="GET", path=f"/files/{file_id}/content")) as blocks:
+                    for block in blocks:
+                        last = block or last
+                        yield block
+                if not last.endswith(b"\n"):
+                    yield b"\n"
+
+    def apply_batch_result(self, raw: bytes) -> EntryResult:
+        """Read one row of an output or error file."""
+        return read_row(raw)
+
+    # Housekeeping
+
+    def check_request(self) -> Request:
+        """Build ``GET /models``."""
+        return Request(method="GET", path="/models")
+
+    def delete_file_request(self, ref: str) -> Request | None:
+        """Build ``DELETE /files/{id}``."""
+        return Request(method="DELETE", path=f"/files/{ref}")
+
+
+def _state(batch: _Batch) -> PartState:
+    status = _STATUSES.get(batch.status)
+    if status is None:
+        log.warning("openai says batch %s is %r, which is unknown; polling goes on", batch.id, batch.status)
+        status = BatchStatus.IN_PROGRESS
+    refs: dict[str, Any] = {
+        name: value
+        for name in ("input_file_id", "output_file_id", "error_file_id")
+        if (value := getattr(batch, name)) is not None
+    }
+    errors = (batch.errors.data or []) if batch.errors else []
+    if codes := [each.code for each in errors if each.code]:
+        refs["error_codes"] = codes[:10]
+    counts = batch.request_counts
+    return PartState(
+        provider_batch_id=batch.id,
+        status=status,
+        raw_status=batch.status,
+        counts=Counts(counts.total, counts.completed, counts.failed) if counts else None,
+        refs=refs,
+        error="; ".join(_error_text(each) for each in errors[:5]) or None,
+        created_at=_time(batch.created_at),
+        expires_at=_time(batch.expires_at),
+        tag=(batch.metadata or {}).get(TAG),
+    )
+
+
+def _error_text(error: _Error) -> str:
+    where = f" (line {error.line})" if error.line is not None else ""
+    return f"{error.code}: {error.message}{where}"
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return what of the user's metadata OpenAI takes: 16 pairs, one of which is our tag."""
+    pairs = list(metadata.items())[: _MAX_PAIRS - 1]
+    return {str(name)[:_MAX_KEY]: str(value)[:_MAX_VALUE] for name, value in pairs}
+
+
+def _system_of(request: EntryRequest, defaults: RequestDefaults) -> str | None:
+    return request.system if request.system is not None else defaults.system
+
+
+def _common(request: EntryRequest, defaults: RequestDefaults, limit: str) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": request.model or defaults.model}
+    max_tokens = defaults.max_tokens if request.max_tokens is None else request.max_tokens
+    temperature = defaults.temperature if request.temperature is None else request.temperature
+    if max_tokens is not None:
+        body[limit] = max_tokens
+    if temperature is not None:
+        body["temperature"] = temperature
+    return body
+
+
+def _responses_body(defaults: RequestDefaults) -> Callable[[EntryRequest], dict[str, Any]]:
+    """https://platform.openai.com/docs/api-reference/responses/create."""
+    schema = openai_schema(defaults.output_schema) if defaults.output_schema else None
+    shared: dict[str, Any] = {}
+    if schema:
+        shared["text"] = {"format": {"type": "json_schema", "name": "answer", "strict": True, "schema": schema}}
+    shared = merge_params(shared, defaults.params)
+
+    def make(request: EntryRequest) -> dict[str, Any]:
+        body = _common(request, defaults, "max_output_tokens")
+        if (system := _system_of(request, defaults)) is not None:
+            body["instructions"] = system
+        body["input"] = request.prompt if request.prompt is not None else text_messages(request)
+        body.update(shared)
+        return body
+
+    return make
+
+
+def _chat_body(defaults: RequestDefaults) -> Callable[[EntryRequest], dict[str, Any]]:
+    """https://platform.openai.com/docs/api-reference/chat/create."""
+    schema = openai_schema(defaults.output_schema) if defaults.output_schema else None
+    shared: dict[str, Any] = {}
+    if schema:
+        shared["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "strict": True, "schema": schema},
+        }
+    shared = merge_params(shared, defaults.params)
+
+    def make(request: EntryRequest) -> dict[str, Any]:
+        body = _common(request, defaults, "max_completion_tokens")
+        messages = text_messages(request)
+        if (system := _system_of(request, defaults)) is not None:
+            messages = [{"role": "system", "content": system}, *messages]
+        body["messages"] = messages
+        body.update(shared)
+        return body
+
+    return make
+
+
+def _embeddings_body(defaults: RequestDefaults) -> Callable[[EntryRequest], dict[str, Any]]:
+    """https://platform.openai.com/docs/api-reference/embeddings/create."""
+    if defaults.output_schema or defaults.system:
+        raise InvalidBatchError("embeddings take neither a system prompt nor an output schema; leave them out")
+
+    def make(request: EntryRequest) -> dict[str, Any]:
+        if request.prompt is None:
+            raise InvalidRequestError("embeddings take a prompt, which is the text to embed, or a native body")
+        return {"model": request.model or defaults.model, "input": request.prompt, **(defaults.params or {})}
+
+    return make

@@ -1,0 +1,270 @@
+"""Rows of OpenAI's output and error files."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import Any
+
+import msgspec
+
+from airflow_raif.domain.errors import MalformedResponseError
+from airflow_raif.domain.result import EntryError, EntryResult, ToolCall
+from airflow_raif.domain.status import EntryStatus, FailureReason
+from airflow_raif.domain.usage import Usage
+
+_COMPLETED, _FAILED = EntryStatus.COMPLETED, EntryStatus.FAILED
+
+
+class _Content(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+    refusal: str | None = None
+
+
+class _Item(msgspec.Struct):
+    """An item of a response's output."""
+
+    type: str | None = None
+    content: list[_Content] | None = None
+    call_id: str | None = None
+    id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _InputDetails(msgspec.Struct):
+    cached_tokens: int | None = 0
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = 0
+
+
+class _Usage(msgspec.Struct):
+    """Usage as /v1/responses (input, output) and the others (prompt, completion) name it."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens_details: _InputDetails | None = None
+    output_tokens_details: _OutputDetails | None = None
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+
+class _Function(msgspec.Struct):
+    name: str = ""
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    id: str = ""
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | list[_Content] | None = None
+    refusal: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _Embedding(msgspec.Struct):
+    embedding: list[float] | str | None = None
+
+
+class _Incomplete(msgspec.Struct):
+    reason: str | None = None
+
+
+class _BodyError(msgspec.Struct):
+    message: str | None = None
+    code: str | int | None = None
+    type: str | None = None
+
+
+class _Body(msgspec.Struct):
+    model: str | None = None
+    status: str | None = None
+    output: list[_Item] | None = None
+    choices: list[_Choice] | None = None
+    data: list[_Embedding] | None = None
+    usage: _Usage | None = None
+    incomplete_details: _Incomplete | None = None
+    error: _BodyError | str | None = None
+
+
+class _Response(msgspec.Struct):
+    status_code: int | None = None
+    body: _Body | str | None = None
+
+
+class _Row(msgspec.Struct):
+    custom_id: str
+    response: _Response | None = None
+    error: _BodyError | None = None
+
+
+_decode = msgspec.json.Decoder(_Row).decode
+_decode_any = msgspec.json.Decoder().decode
+
+_NOT_RUN = {"batch_expired": FailureReason.EXPIRED, "batch_cancelled": FailureReason.CANCELED}
+#: Why an answer is not whole, by the provider's own word.
+_CUT = {
+    "max_output_tokens": FailureReason.TRUNCATED,
+    "length": FailureReason.TRUNCATED,
+    "content_filter": FailureReason.REFUSED,
+}
+
+
+def read_row(raw: bytes) -> EntryResult:
+    """Read a row of any of the three endpoints.
+
+    :raises MalformedResponseError: it is no row, or has no custom_id.
+    """
+    try:
+        row = _decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedResponseError(f"a result row cannot be read: {error}", provider="openai") from error
+    response = row.response
+    body = response.body if response is not None else None
+    if response is None or not isinstance(body, _Body):
+        return _not_run(row, response)
+    if not 200 <= (response.status_code or 200) < 300:
+        return _failed(row.custom_id, FailureReason.ERRORED, body.error, response.status_code, body)
+    if body.output is not None:
+        return _from_response(row.custom_id, body)
+    if body.choices is not None:
+        return _from_chat(row.custom_id, body)
+    if body.data is not None:
+        return _from_embedding(row.custom_id, body)
+    return _failed(row.custom_id, FailureReason.INVALID_OUTPUT, body.error or "the answer is empty", None, body)
+
+
+def _not_run(row: _Row, response: _Response | None) -> EntryResult:
+    error = row.error
+    reason = _NOT_RUN.get(str(error.code), FailureReason.ERRORED) if error else FailureReason.ERRORED
+    status = response.status_code if response is not None else None
+    text = response.body if response is not None and isinstance(response.body, str) else None
+    return _failed(row.custom_id, reason, error or text or "the row has neither a response nor an error", status, None)
+
+
+def _failed(
+    wire_id: str, reason: FailureReason, error: _BodyError | str | None, status: int | None, body: _Body | None
+) -> EntryResult:
+    if isinstance(error, _BodyError):
+        code = error.code or error.type
+        found = EntryError(error.message or str(code or "no message"), str(code) if code is not None else None, status)
+    else:
+        found = EntryError(error or f"HTTP {status}", None, status)
+    return EntryResult(
+        wire_id=wire_id,
+        status=_FAILED,
+        reason=reason,
+        error=found,
+        model=body.model if body else None,
+        usage=_usage(body.usage) if body and body.usage else None,
+    )
+
+
+def _from_response(wire_id: str, body: _Body) -> EntryResult:
+    texts: list[str] = []
+    calls: list[ToolCall] = []
+    refusal: str | None = None
+    for item in body.output or ():
+        if item.type == "function_call":
+            calls.append(ToolCall(item.call_id or item.id or "", item.name or "", _arguments(item.arguments)))
+        elif item.type == "message":
+            for content in item.content or ():
+                if content.text is not None:
+                    texts.append(content.text)
+                elif content.refusal is not None:
+                    refusal = content.refusal
+    if body.status == "failed":
+        return _failed(wire_id, FailureReason.ERRORED, body.error or "the response failed", None, body)
+    cut = body.incomplete_details.reason if body.incomplete_details else None
+    return _judged(wire_id, body, "".join(texts) if texts else None, calls, refusal, cut or body.status)
+
+
+def _from_chat(wire_id: str, body: _Body) -> EntryResult:
+    choice = body.choices[0] if body.choices else None
+    message = choice.message if choice is not None else None
+    if choice is None or message is None:
+        return _failed(wire_id, FailureReason.INVALID_OUTPUT, "the answer has no choice", None, body)
+    content = message.content
+    if isinstance(content, list):
+        content = "".join(each.text or "" for each in content)
+    calls = [
+        ToolCall(call.id, call.function.name, _arguments(call.function.arguments))
+        for call in message.tool_calls or ()
+        if call.function is not None
+    ]
+    return _judged(wire_id, body, content, calls, message.refusal, choice.finish_reason)
+
+
+def _judged(
+    wire_id: str, body: _Body, text: str | None, calls: list[ToolCall], refusal: str | None, finish: str | None
+) -> EntryResult:
+    reason: FailureReason | None = _CUT.get(finish or "")
+    if reason is None and refusal is not None:
+        reason = FailureReason.REFUSED
+    error: EntryError | None = None
+    if reason is None and not text and not calls:
+        reason, error = FailureReason.INVALID_OUTPUT, EntryError("the answer is empty")
+    elif reason is FailureReason.TRUNCATED:
+        error = EntryError("the answer was cut off at its token limit; raise max_tokens")
+    elif reason is FailureReason.REFUSED:
+        error = EntryError(refusal or "the provider's content filter held the answer back")
+    return EntryResult(
+        wire_id=wire_id,
+        status=_COMPLETED if reason is None else _FAILED,
+        reason=reason,
+        text=text,
+        tool_calls=calls,
+        error=error,
+        model=body.model,
+        usage=_usage(body.usage) if body.usage else None,
+        finish_reason=finish,
+        refusal=refusal,
+    )
+
+
+def _from_embedding(wire_id: str, body: _Body) -> EntryResult:
+    vector = body.data[0].embedding if body.data else None
+    if isinstance(vector, str):
+        packed = base64.b64decode(vector)
+        vector = list(struct.unpack(f"<{len(packed) // 4}f", packed))
+    if not vector:
+        return _failed(wire_id, FailureReason.INVALID_OUTPUT, "the answer has no embedding", None, body)
+    return EntryResult(
+        wire_id=wire_id,
+        status=_COMPLETED,
+        embedding=vector,
+        model=body.model,
+        usage=_usage(body.usage) if body.usage else None,
+    )
+
+
+def _usage(usage: _Usage) -> Usage:
+    read = usage.input_tokens_details or usage.prompt_tokens_details
+    written = usage.output_tokens_details or usage.completion_tokens_details
+    return Usage(
+        usage.input_tokens or usage.prompt_tokens or 0,
+        (read.cached_tokens or 0) if read is not None else 0,
+        0,
+        usage.output_tokens or usage.completion_tokens or 0,
+        (written.reasoning_tokens or 0) if written is not None else 0,
+    )
+
+
+def _arguments(text: str | None) -> Any:
+    try:
+        return _decode_any(text or "null")
+    except msgspec.DecodeError:
+        return text
