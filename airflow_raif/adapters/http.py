@@ -71,7 +71,9 @@ class _Common:
         never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         what = "cannot be reached" if never_sent else "did not answer"
         detail = self._redacted(str(error)) or type(error).__name__
-        mapped = UnavailableError(f"{name} at {host} {what}: {detail} ({request.method} {_path(request)})", provider=name)
+        mapped = UnavailableError(
+            f"{name} at {host} {what}: {detail} ({request.method} {_path(request)})", provider=name
+        )
         mapped.maybe_sent = not never_sent
         return mapped
 

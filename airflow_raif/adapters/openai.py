@@ -230,7 +230,9 @@ class OpenAIAdapter(Adapter):
         try:
             page = _decode_page(content)
         except msgspec.MsgspecError as error:
-            raise MalformedResponseError(f"openai's answer is no list of batches: {error}", provider=self.name) from error
+            raise MalformedResponseError(
+                f"openai's answer is no list of batches: {error}", provider=self.name
+            ) from error
         last = page.last_id or (page.data[-1].id if page.data else None)
         return ListPage([_state(each) for each in page.data], last if page.has_more else None)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from airflow_raif.domain.errors import InvalidBatchError
 
-#: Keywords that only describe; every provider takes or ignores them.
 _MAX_DEPTH = 50
 #: Keywords that no strict mode enforces; answers are validated against them after the fetch.
 _UNENFORCED = frozenset(("$schema", "$id", "$comment", "default", "examples", "deprecated", "readOnly", "writeOnly"))
@@ -28,8 +27,8 @@ def openai_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """
     if schema.get("type") != "object" or "anyOf" in schema:
         raise InvalidBatchError(
-            "OpenAI wants an object at the root of the output schema; wrap it: {'type': 'object', 'properties': {'answer':"
-            " ...}, 'required': ['answer']}"
+            "OpenAI wants an object at the root of the output schema; wrap it: {'type': 'object', 'properties':"
+            " {'answer': ...}, 'required': ['answer']}"
         )
     return _walk(schema, "OpenAI", "#", _openai_object, _UNENFORCED, 0)
 
@@ -67,25 +66,13 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def _walk(
-    schema: Any, provider: str, path: str, on_object: Any, dropped: frozenset[str], depth: int
-) -> dict[str, Any]:
+def _walk(schema: Any, provider: str, path: str, on_object: Any, dropped: frozenset[str], depth: int) -> dict[str, Any]:
     """Copy a schema, closing its objects and dropping what only a validation can enforce."""
     if not isinstance(schema, Mapping):
         raise InvalidBatchError(f"{provider} cannot take {schema!r:.40} at {path} of the output schema; give a schema")
     if depth > _MAX_DEPTH:
         raise InvalidBatchError(f"the output schema is nested deeper than {_MAX_DEPTH} levels at {path}; flatten it")
-    for keyword in _REFUSED:
-        if keyword in schema:
-            raise InvalidBatchError(
-                f"{provider} cannot take {keyword!r} at {path} of the output schema; leave it out, and check it yourself"
-            )
-    extra = schema.get("additionalProperties", False)
-    if extra is not False:
-        raise InvalidBatchError(
-            f"{provider} cannot take additionalProperties={extra!r:.40} at {path} of the output schema: strict output has"
-            " named properties only; use a list of {'key', 'value'} objects for a map"
-        )
+    _check_keywords(schema, provider, path)
 
     def walk(each: Any, step: str) -> dict[str, Any]:
         return _walk(each, provider, f"{path}/{step}", on_object, dropped, depth + 1)
@@ -107,3 +94,17 @@ def _walk(
         result["additionalProperties"] = False
         return dict(on_object(result, path))
     return result
+
+
+def _check_keywords(schema: Mapping[str, Any], provider: str, path: str) -> None:
+    for keyword in _REFUSED:
+        if keyword in schema:
+            raise InvalidBatchError(
+                f"{provider} cannot take {keyword!r} at {path} of the output schema; leave it out and check it yourself"
+            )
+    extra = schema.get("additionalProperties", False)
+    if extra is not False:
+        raise InvalidBatchError(
+            f"{provider} cannot take additionalProperties={extra!r:.40} at {path} of the output schema: strict output"
+            " has named properties only; use a list of {'key', 'value'} objects for a map"
+        )

@@ -1,0 +1,381 @@
+"""Anthropic's Message Batches API.
+
+Source: https://docs.anthropic.com/en/api/creating-message-batches
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, ClassVar
+
+import msgspec
+
+from airflow_raif.adapters.base import Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
+from airflow_raif.adapters.jsonl import split_lines
+from airflow_raif.adapters.schemas import anthropic_schema
+from airflow_raif.adapters.text_form import check_form, merge_params, split_system, text_messages
+from airflow_raif.domain.batch import Counts, PartState
+from airflow_raif.domain.errors import InvalidRequestError, MalformedResponseError
+from airflow_raif.domain.request import EntryRequest, RequestDefaults
+from airflow_raif.domain.result import EntryError, EntryResult, ToolCall
+from airflow_raif.domain.status import BatchStatus, EntryStatus, FailureReason
+from airflow_raif.domain.usage import Usage
+from airflow_raif.domain.wire_id import wire_prefix
+
+log = logging.getLogger(__name__)
+
+BATCHES = "/v1/messages/batches"
+#: Clocks may differ, so a lookup starts this many seconds before the create was sent.
+CLOCK_SKEW_SECONDS = 120
+MAX_PAGES = 50
+
+
+class _Counts(msgspec.Struct):
+    processing: int = 0
+    succeeded: int = 0
+    errored: int = 0
+    canceled: int = 0
+    expired: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.processing + self.succeeded + self.errored + self.canceled + self.expired
+
+
+class _Batch(msgspec.Struct):
+    id: str
+    processing_status: str
+    request_counts: _Counts | None = None
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+    cancel_initiated_at: datetime | None = None
+    results_url: str | None = None
+
+
+class _Page(msgspec.Struct):
+    data: list[_Batch]
+    has_more: bool = False
+    last_id: str | None = None
+
+
+class _Block(msgspec.Struct):
+    """A content block of an answer."""
+
+    type: str
+    text: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: Any = None
+
+
+class _CacheCreation(msgspec.Struct):
+    ephemeral_5m_input_tokens: int | None = 0
+    ephemeral_1h_input_tokens: int | None = 0
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    cache_read_input_tokens: int | None = 0
+    cache_creation_input_tokens: int | None = 0
+    cache_creation: _CacheCreation | None = None
+
+
+class _Message(msgspec.Struct):
+    content: list[_Block] | None = None
+    model: str | None = None
+    stop_reason: str | None = None
+    usage: _Usage | None = None
+
+
+class _Error(msgspec.Struct):
+    """An error as a row has it: in the real shape the error lies in the error."""
+
+    type: str | None = None
+    message: str | None = None
+    error: _Error | None = None
+
+
+class _Result(msgspec.Struct):
+    type: str
+    message: _Message | None = None
+    error: _Error | None = None
+
+
+class _Row(msgspec.Struct):
+    custom_id: str
+    result: _Result
+
+
+_decode_batch = msgspec.json.Decoder(_Batch).decode
+_decode_page = msgspec.json.Decoder(_Page).decode
+_decode_row = msgspec.json.Decoder(_Row).decode
+_encode = msgspec.json.Encoder().encode
+
+_COMPLETED, _FAILED = EntryStatus.COMPLETED, EntryStatus.FAILED
+_CUT = {
+    "max_tokens": FailureReason.TRUNCATED,
+    "model_context_window_exceeded": FailureReason.TRUNCATED,
+    "refusal": FailureReason.REFUSED,
+}
+
+
+class AnthropicAdapter(Adapter):
+    """Anthropic. A create carries no tag, so a lost one is found by time, size and the ids in its results."""
+
+    name = "anthropic"
+    endpoints: ClassVar[tuple[str, ...]] = ("/v1/messages",)
+    default_base_url = "https://api.anthropic.com"
+    default_limits = Limits(
+        max_requests=100_000, max_bytes=256 * 1000 * 1000 - 100, max_request_bytes=256 * 1000 * 1000 - 100
+    )
+    has_tag = False
+
+    @property
+    def base_url(self) -> str:
+        """The base URL as Anthropic's SDK takes it, without ``/v1``."""
+        return super().base_url.removesuffix("/v1")
+
+    def auth_headers(self) -> dict[str, str]:
+        """Return the key header and the API version whose shapes this file reads."""
+        return {"x-api-key": self.settings.api_key, "anthropic-version": "2023-06-01"}
+
+    # Requests
+
+    def make_encoder(self, defaults: RequestDefaults) -> Callable[[EntryRequest, str], bytes]:
+        """Return a function that writes one item of ``requests``."""
+        self.resolve_endpoint(defaults.endpoint)
+        shared: dict[str, Any] = {}
+        if defaults.output_schema:
+            schema = anthropic_schema(defaults.output_schema)
+            shared["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        shared = merge_params(shared, defaults.params)
+
+        def encode(request: EntryRequest, wire_id: str) -> bytes:
+            check_form(request)
+            if request.body is not None:
+                params = {"model": request.model or defaults.model, **request.body}
+            else:
+                params = _params(request, defaults) | shared
+            params = merge_params(params, request.params)
+            if not params.get("max_tokens"):
+                raise InvalidRequestError(
+                    "Anthropic wants max_tokens with every request; set it for the batch or the row"
+                )
+            try:
+                return b'{"custom_id":"' + wire_id.encode() + b'","params":' + _encode(params) + b"}"
+            except UnicodeEncodeError as error:
+                raise InvalidRequestError(
+                    f"the text cannot be written as UTF-8 ({error.reason} at character {error.start}); mend its encoding"
+                ) from error
+
+        return encode
+
+    # Submit
+
+    def upload(self, transport: Transport, part: SpooledPart) -> str | None:  # noqa: ARG002
+        """Do nothing: the requests travel in the create itself."""
+        return None
+
+    def create(self, transport: Transport, part: SpooledPart, input_ref: str | None) -> PartState:  # noqa: ARG002
+        """Send the requests, streamed from the spool, once."""
+        head, tail = b'{"requests":[', b"]}"
+
+        def body() -> Iterator[bytes]:
+            yield head
+            held = b""
+            for block in part.blocks():
+                # Each line end becomes a comma, but for the last one.
+                yield held
+                held = block.replace(b"\n", b",")
+            yield held[:-1]
+            yield tail
+
+        request = Request(
+            method="POST",
+            path=BATCHES,
+            headers={"content-type": "application/json"},
+            content=body,
+            content_length=len(head) + part.request_bytes - 1 + len(tail),
+        )
+        return self.parse_part(transport.send(request, retry=False).content)
+
+    def find(self, transport: Transport, lookup: Lookup) -> list[PartState]:
+        """Find batches created since the intent with as many requests, leaving out those known to be others."""
+        oldest = lookup.intent_at - CLOCK_SKEW_SECONDS
+        cursor: str | None = None
+        found: list[PartState] = []
+        for _ in range(MAX_PAGES):
+            page = self.parse_list(transport.send(self.list_request(cursor)).content)
+            recent = [each for each in page.parts if each.created_at is None or each.created_at.timestamp() >= oldest]
+            found += [each for each in recent if self._may_be(transport, each, lookup.part)]
+            cursor = page.next_cursor
+            if cursor is None or len(recent) < len(page.parts):
+                break
+        return found
+
+    def _may_be(self, transport: Transport, state: PartState, part: SpooledPart) -> bool:
+        if state.counts is None or state.counts.total != part.request_count:
+            return False
+        if not state.status.is_terminal:
+            return True
+        first = next((line for _, line in split_lines(self.result_blocks(transport, state))), None)
+        return first is None or self.apply_batch_result(first).wire_id.startswith(wire_prefix(part.batch_id))
+
+    # Poll
+
+    def get_request(self, provider_batch_id: str) -> Request:
+        """Build ``GET /v1/messages/batches/{id}``."""
+        return Request(method="GET", path=f"{BATCHES}/{provider_batch_id}")
+
+    def parse_part(self, content: bytes) -> PartState:
+        """Read a message batch."""
+        try:
+            return _state(_decode_batch(content))
+        except msgspec.MsgspecError as error:
+            raise MalformedResponseError(
+                f"anthropic's answer is no message batch: {error}", provider=self.name
+            ) from error
+
+    def list_request(self, cursor: str | None = None) -> Request:
+        """Build ``GET /v1/messages/batches``."""
+        return Request(method="GET", path=f"{BATCHES}?limit=100" + (f"&after_id={cursor}" if cursor else ""))
+
+    def parse_list(self, content: bytes) -> ListPage:
+        """Read a page."""
+        try:
+            page = _decode_page(content)
+        except msgspec.MsgspecError as error:
+            raise MalformedResponseError(f"anthropic's answer is no list: {error}", provider=self.name) from error
+        last = page.last_id or (page.data[-1].id if page.data else None)
+        return ListPage([_state(each) for each in page.data], last if page.has_more else None)
+
+    def cancel_request(self, provider_batch_id: str) -> Request:
+        """Build ``POST /v1/messages/batches/{id}/cancel``."""
+        return Request(method="POST", path=f"{BATCHES}/{provider_batch_id}/cancel")
+
+    # Results
+
+    def result_blocks(self, transport: Transport, state: PartState) -> Iterator[bytes]:
+        """Stream the results from the connection's own host, whatever host ``results_url`` names."""
+        request = Request(method="GET", path=f"{BATCHES}/{state.provider_batch_id}/results")
+        with transport.stream(request) as blocks:
+            yield from blocks
+
+    def apply_batch_result(self, raw: bytes) -> EntryResult:
+        """Read one row of the results."""
+        try:
+            row = _decode_row(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise MalformedResponseError(f"a result row cannot be read: {error}", provider=self.name) from error
+        result = row.result
+        if result.type == "succeeded" and result.message is not None:
+            return _succeeded(row.custom_id, result.message)
+        if result.type in ("canceled", "expired"):
+            reason, error_found = FailureReason(result.type), EntryError(f"the entry was {result.type}", result.type)
+        else:
+            inner = result.error.error or result.error if result.error else None
+            reason = FailureReason.ERRORED
+            error_found = (
+                EntryError(inner.message or inner.type or "no message", inner.type)
+                if inner is not None
+                else EntryError(f"the result is {result.type!r} without a reason", result.type)
+            )
+        return EntryResult(wire_id=row.custom_id, status=_FAILED, reason=reason, error=error_found)
+
+    # Housekeeping
+
+    def check_request(self) -> Request:
+        """Build ``GET /v1/models``."""
+        return Request(method="GET", path="/v1/models?limit=1")
+
+    def delete_file_request(self, ref: str) -> Request | None:  # noqa: ARG002
+        """Return nothing: batches here have no files."""
+        return None
+
+
+def _params(request: EntryRequest, defaults: RequestDefaults) -> dict[str, Any]:
+    """https://docs.anthropic.com/en/api/messages."""
+    params: dict[str, Any] = {
+        "model": request.model or defaults.model,
+        "max_tokens": defaults.max_tokens if request.max_tokens is None else request.max_tokens,
+    }
+    system = defaults.system if request.system is None else request.system
+    system, messages = split_system(text_messages(request), system)
+    if system is not None:
+        params["system"] = system
+    temperature = defaults.temperature if request.temperature is None else request.temperature
+    if temperature is not None:
+        params["temperature"] = temperature
+    params["messages"] = messages
+    return params
+
+
+def _state(batch: _Batch) -> PartState:
+    counts = batch.request_counts
+    return PartState(
+        provider_batch_id=batch.id,
+        status=_status(batch, counts or _Counts()),
+        raw_status=batch.processing_status,
+        counts=Counts(counts.total, counts.succeeded, counts.errored + counts.canceled + counts.expired)
+        if counts
+        else None,
+        refs={"results_url": batch.results_url} if batch.results_url else {},
+        created_at=batch.created_at,
+        expires_at=batch.expires_at,
+    )
+
+
+def _status(batch: _Batch, counts: _Counts) -> BatchStatus:
+    """A batch that was canceled or expired is ``ended`` here too; its counts tell."""
+    if batch.processing_status == "ended":
+        if batch.cancel_initiated_at is not None and counts.canceled:
+            return BatchStatus.CANCELED
+        return BatchStatus.EXPIRED if counts.expired else BatchStatus.ENDED
+    if batch.processing_status not in ("in_progress", "canceling"):
+        log.warning(
+            "anthropic says batch %s is %r, which is unknown; polling goes on", batch.id, batch.processing_status
+        )
+    return BatchStatus.IN_PROGRESS
+
+
+def _succeeded(wire_id: str, message: _Message) -> EntryResult:
+    texts: list[str] = []
+    calls: list[ToolCall] = []
+    for block in message.content or ():
+        if block.type == "text" and block.text is not None:
+            texts.append(block.text)
+        elif block.type == "tool_use":
+            calls.append(ToolCall(block.id or "", block.name or "", block.input))
+    text = "".join(texts) if texts else None
+    reason: FailureReason | None = _CUT.get(message.stop_reason or "")
+    error: EntryError | None = None
+    if reason is None and not text and not calls:
+        reason, error = FailureReason.INVALID_OUTPUT, EntryError("the answer is empty")
+    elif reason is FailureReason.TRUNCATED:
+        error = EntryError("the answer was cut off at its token limit; raise max_tokens", message.stop_reason)
+    elif reason is FailureReason.REFUSED:
+        error = EntryError("the model declined to answer", message.stop_reason)
+    return EntryResult(
+        wire_id=wire_id,
+        status=_COMPLETED if reason is None else _FAILED,
+        reason=reason,
+        text=text,
+        tool_calls=calls,
+        error=error,
+        model=message.model,
+        usage=_usage(message.usage) if message.usage else None,
+        finish_reason=message.stop_reason,
+        refusal=text if reason is FailureReason.REFUSED else None,
+    )
+
+
+def _usage(usage: _Usage) -> Usage:
+    """Anthropic counts cached tokens beside ``input_tokens``; ours include them."""
+    read, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
+    one_hour = (usage.cache_creation.ephemeral_1h_input_tokens or 0) if usage.cache_creation else 0
+    return Usage(
+        (usage.input_tokens or 0) + read + written, read, written - one_hour, usage.output_tokens or 0, 0, one_hour
+    )
