@@ -10,8 +10,8 @@ from typing import BinaryIO
 from airflow_raif.emulator.faults import RowFaults
 from airflow_raif.emulator.state import Batch, EmulatorState
 
-#: Writes one row: (raw request line, kind of fault or "") -> (row id, result line, whether it belongs in the error file).
-RowWriter = Callable[[bytes, str], tuple[str, bytes, bool]]
+#: Writes one row: (raw request line, kind of fault or "") -> (result line, whether it belongs in the error file).
+RowWriter = Callable[[bytes, str], tuple[bytes, bool]]
 #: Row kinds that change the file, not the answer.
 _FILE_KINDS = frozenset(("missing", "duplicated", "in_both_files", "malformed", "blank"))
 
@@ -52,7 +52,7 @@ class ResultFiles:
     def _write_one(self, target: tuple[BinaryIO, BinaryIO], raw: bytes, kind: str, write_row: RowWriter) -> None:
         if kind == "missing":
             return
-        line, is_error = write_row(raw, "" if kind in _FILE_KINDS else kind)[1:]
+        line, is_error = write_row(raw, "" if kind in _FILE_KINDS else kind)
         target[is_error].write(line + b"\n")
         if kind == "duplicated":
             target[is_error].write(line + b"\n")

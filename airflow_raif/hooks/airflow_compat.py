@@ -1,0 +1,32 @@
+"""Airflow's names that are not public, all in one place, and what differs between its versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: States of a task instance that a user or a run gave an end to.
+_FINISHED = frozenset(("failed", "success", "skipped", "removed", "upstream_failed"))
+
+
+async def task_is_finished(task_instance: Any) -> bool:
+    """Whether a trigger's task instance has really ended.
+
+    ``on_kill`` also runs when a triggerer lost its lease or the task was cleared; then the batch must live on.
+    """
+    from airflow.sdk.execution_time.comms import GetTaskStates, TaskStatesResult
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    map_index = task_instance.map_index if task_instance.map_index is not None else -1
+    answer = await SUPERVISOR_COMMS.asend(
+        GetTaskStates(
+            dag_id=task_instance.dag_id,
+            task_ids=[task_instance.task_id],
+            run_ids=[task_instance.run_id],
+            map_index=map_index if map_index >= 0 else None,
+        )
+    )
+    if not isinstance(answer, TaskStatesResult):
+        return False
+    states = answer.task_states.get(task_instance.run_id, {})
+    key = task_instance.task_id if map_index < 0 else f"{task_instance.task_id}_{map_index}"
+    return str(states.get(key)) in _FINISHED

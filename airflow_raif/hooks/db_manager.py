@@ -1,0 +1,66 @@
+"""Lets ``airflow db migrate`` bring up the store's tables too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from airflow.utils.db_manager import BaseDBManager
+
+from airflow_raif.store import migrate
+from airflow_raif.store.tables import VERSION_TABLE, metadata
+
+
+def migrate_store() -> str:
+    """Bring the store, wherever it is, to the newest revision; return it."""
+    from airflow_raif.hooks.store import find_store_url
+
+    # Otherwise a command line sees no connection of Airflow's own database, and would take the embedded file.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    address, _ = find_store_url()
+    migrate.upgrade(address)
+    return migrate.head_revision()
+
+
+class RaifDBManager(BaseDBManager):
+    """Targets the store's own database, not Airflow's, which tasks cannot reach."""
+
+    metadata = metadata
+    version_table_name = VERSION_TABLE
+    migration_dir = str(Path(migrate.__file__).parent / "migrations")
+    alembic_file = ""
+    supports_table_dropping = True
+
+    def get_alembic_config(self) -> Any:
+        """Return the store's own configuration."""
+        return migrate.alembic_config()
+
+    def get_current_revision(self) -> str | None:
+        """Return the store's revision."""
+        from airflow_raif.hooks.store import find_store_url
+
+        os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+        return migrate.current_revision(find_store_url()[0])
+
+    def check_migration(self) -> bool:
+        """Whether the store is at the newest revision."""
+        return self.get_current_revision() == migrate.head_revision()
+
+    def create_db_from_orm(self) -> None:
+        """Create the tables, by migration as always."""
+        migrate_store()
+
+    def initdb(self) -> None:
+        """Create or upgrade the tables."""
+        migrate_store()
+
+    def upgradedb(self, to_revision: str | None = None, from_revision: str | None = None, *_: Any, **__: Any) -> None:
+        """Upgrade the tables to the newest revision."""
+        migrate_store()
+
+    def drop_tables(self, connection: Any) -> None:
+        """Delete the store's tables; Airflow's own connection is left alone."""
+        from airflow_raif.hooks.store import find_store_url
+
+        migrate.drop(find_store_url()[0])

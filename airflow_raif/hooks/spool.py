@@ -1,0 +1,29 @@
+"""Folders on object storage, from the configuration."""
+
+from __future__ import annotations
+
+from airflow.sdk import ObjectStoragePath, conf
+from airflow.sdk.configuration import AIRFLOW_HOME
+
+from airflow_raif.spool.files import Folder
+
+
+def spool_folder() -> Folder:
+    """Return the folder of all spools: ``[raif] spool_path``, by default in AIRFLOW_HOME."""
+    return folder_at(conf.get("raif", "spool_path", fallback="") or f"file://{AIRFLOW_HOME}/raif_spool")
+
+
+def result_folder(output_path: str | None, batch_id: str) -> Folder:
+    """Return the folder of a batch's results: the one asked for, or the batch's own in ``[raif] result_path``."""
+    if output_path:
+        return folder_at(output_path)
+    return folder_at(conf.get("raif", "result_path", fallback="") or f"file://{AIRFLOW_HOME}/raif_results").child(
+        batch_id
+    )
+
+
+def folder_at(address: str) -> Folder:
+    """Return a folder by its address; a plain path is one on local disk."""
+    conn_id = conf.get("raif", "spool_conn_id", fallback="") or None
+    path = ObjectStoragePath(address if "://" in address else f"file://{address}", conn_id=conn_id)
+    return Folder(path.fs, path.path, str(path))
