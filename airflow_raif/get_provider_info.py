@@ -18,9 +18,7 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["service"],
             }
         ],
-        "operators": [
-            {"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.operators.batch"]}
-        ],
+        "operators": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.operators.batch"]}],
         "sensors": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.sensors.batch"]}],
         "hooks": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.hooks.batch"]}],
         "triggers": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.triggers.batch"]}],
@@ -46,7 +44,9 @@ def _number(label: str, description: str) -> dict[str, Any]:
 _COMMON_FIELDS = {
     "model": _field("Default model", "Model of the hook's own calls where none is given."),
     "timeout": _field("Timeout (s)", "Seconds to wait for an answer; 60 if empty.", type=["number", "null"]),
-    "max_requests": _number("Requests per part", "At most this many requests in one batch job; the provider's if empty."),
+    "max_requests": _number(
+        "Requests per part", "At most this many requests in one batch job; the provider's if empty."
+    ),
     "max_bytes": _number("Bytes per part", "At most this many bytes in one batch job; the provider's limit if empty."),
 }
 _OPENAI_FIELDS = {

@@ -21,7 +21,7 @@ from rich.live import Live
 from airflow_raif.demo.components import Airflow, DemoError, environment, free_port, prepare_home
 from airflow_raif.demo.report import first_answers, progress_table, result_table
 from airflow_raif.emulator.server import EmulatorServer
-from airflow_raif.emulator.settings import EmulatorSettings
+from airflow_raif.emulator.settings import EmulatorSettings, Progress
 
 DAG_ID = "nightly_docstrings"
 #: Provider -> connection and model of its run.
@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace, console: Console, stack: ExitStack) -> int
     dags = Path(__file__).resolve().parents[2] / "dags" / "examples"
     if not dags.is_dir():
         raise DemoError(f"the example DAGs are not at {dags}; run the demo from a checkout of the project")
-    emulator = stack.enter_context(EmulatorServer(EmulatorSettings(progress="seconds:8")))
+    emulator = stack.enter_context(EmulatorServer(EmulatorSettings(progress=Progress.parse("seconds:8"))))
     port = free_port()
     env = environment(home, dags, port, emulator.url)
     with console.status("Preparing Airflow's database"):

@@ -96,9 +96,7 @@ class OpenAIAnswers:
     def __init__(self, composer: Composer) -> None:
         self._composer = composer
 
-    def answer(
-        self, endpoint: str, body: RequestBody, raw: bytes, kind: str, tally: Tally, now: int
-    ) -> dict[str, Any]:
+    def answer(self, endpoint: str, body: RequestBody, raw: bytes, kind: str, tally: Tally, now: int) -> dict[str, Any]:
         """Return a reply body and add its tokens to the tally."""
         if endpoint == "/v1/embeddings":
             return _embed(body, tally, kind)
