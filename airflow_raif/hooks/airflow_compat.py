@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow.configuration import AIRFLOW_HOME
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+__all__ = ["AIRFLOW_HOME", "AirflowNotFoundException", "task_is_finished"]
+
 #: States of a task instance that a user or a run gave an end to.
 _FINISHED = frozenset(("failed", "success", "skipped", "removed", "upstream_failed"))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from airflow.sdk import ObjectStoragePath, conf
-from airflow.sdk.configuration import AIRFLOW_HOME
 
+from airflow_raif.hooks.airflow_compat import AIRFLOW_HOME
 from airflow_raif.spool.files import Folder
 
 

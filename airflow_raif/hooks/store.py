@@ -7,9 +7,9 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from airflow.sdk import BaseHook, conf
-from airflow.sdk.configuration import AIRFLOW_HOME
 
 from airflow_raif.domain.errors import ConfigurationError
+from airflow_raif.hooks.airflow_compat import AIRFLOW_HOME, AirflowNotFoundException
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -34,7 +34,7 @@ def find_store_url() -> tuple[str, bool]:
         return configured, False
     try:
         connection = BaseHook.get_connection(_state_conn_id())
-    except Exception:  # noqa: BLE001 - every secrets backend has its own error for a missing connection
+    except AirflowNotFoundException:
         return _embedded(), True
     return _address(connection), False
 
@@ -51,9 +51,7 @@ async def afind_store() -> Store:
     if not configured:
         try:
             address = _address(await BaseHook.aget_connection(_state_conn_id()))
-        except ConfigurationError:
-            raise
-        except Exception:  # noqa: BLE001 - as above
+        except AirflowNotFoundException:
             address, embedded = _embedded(), True
     return await asyncio.to_thread(_open, address, embedded)
 

@@ -1,0 +1,85 @@
+"""Fixtures of all tests: a scratch Airflow home, emulators, stores, and the optional oracles."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Before anything imports Airflow: each test process has a home of its own.
+_HOME = Path(tempfile.mkdtemp(prefix="raif-tests-"))
+for _name in [name for name in os.environ if name.startswith(("AIRFLOW", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_"))]:
+    del os.environ[_name]
+os.environ |= {
+    "AIRFLOW_HOME": str(_HOME),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    "AIRFLOW__CORE__DAGS_FOLDER": str(_HOME / "dags"),
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    "AIRFLOW__RAIF__MIN_DWELL": "0",
+    "AIRFLOW__RAIF__POLL_INTERVALS": "0.05",
+    "NO_PROXY": "*",
+}
+
+import pytest  # noqa: E402
+
+from airflow_raif.emulator.server import EmulatorServer  # noqa: E402
+from airflow_raif.emulator.settings import EmulatorSettings  # noqa: E402
+from airflow_raif.store import Store  # noqa: E402
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def airflow_home() -> Path:
+    return _HOME
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture
+def emulator_of() -> Iterator[Callable[..., EmulatorServer]]:
+    """Start emulators with settings; all are stopped at the end of the test."""
+    running: list[EmulatorServer] = []
+
+    def start(**settings: object) -> EmulatorServer:
+        server = EmulatorServer(EmulatorSettings(**settings))  # type: ignore[arg-type]
+        running.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in running:
+        server.stop()
+
+
+@pytest.fixture
+def emulator(emulator_of: Callable[..., EmulatorServer]) -> EmulatorServer:
+    """An emulator whose batches end at the first look."""
+    return emulator_of()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A fresh embedded store."""
+    opened = Store.open(f"sqlite:///{tmp_path}/raif.db", embedded=True)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def oracle_dir() -> Path:
+    """The official schemas and recorded traffic, where a checkout has them beside it."""
+    found = REPOSITORY.parent / "shared" / "oracle"
+    if not found.is_dir():
+        pytest.skip("the official schemas and the recorded traffic are not beside this checkout")
+    return found

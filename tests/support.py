@@ -1,0 +1,68 @@
+"""What tests of several floors build: runtimes over an emulator, and readers of result files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import msgspec
+
+from airflow_raif.adapters.base import ConnectionSettings
+from airflow_raif.adapters.http import HttpTransport
+from airflow_raif.adapters.registry import make_adapter
+from airflow_raif.domain.batch import Claim
+from airflow_raif.domain.request import RequestDefaults
+from airflow_raif.services.runtime import Runtime
+from airflow_raif.spool.files import Folder
+from airflow_raif.store import Store
+
+MODELS = {"openai": "gpt-5-nano", "anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash"}
+PROVIDERS = tuple(MODELS)
+ANSWER = {
+    "type": "object",
+    "properties": {"summary": {"type": "string"}, "category": {"type": "string", "enum": ["a", "b"]}},
+    "required": ["summary", "category"],
+    "additionalProperties": False,
+}
+CLAIM = Claim("dag", "run", "task", -1)
+
+
+def folder(path: Path) -> Folder:
+    path.mkdir(parents=True, exist_ok=True)
+    return Folder(fsspec.filesystem("file"), str(path), f"file://{path}")
+
+
+def base_url(provider: str, url: str) -> str:
+    return f"{url}/v1" if provider == "openai" else url
+
+
+def settings_of(provider: str, url: str, **values: Any) -> ConnectionSettings:
+    values.setdefault("api_key", "good-key")
+    return ConnectionSettings(provider=provider, base_url=base_url(provider, url), **values)
+
+
+@contextlib.contextmanager
+def runtime_of(provider: str, url: str, store: Store, path: Path, **values: Any) -> Iterator[Runtime]:
+    """Open a runtime whose repeated calls do not wait."""
+    adapter = make_adapter(settings_of(provider, url, **values))
+    with HttpTransport(adapter, sleep=lambda _: None) as transport:
+        yield Runtime(
+            store=store, adapter=adapter, transport=transport, spool=folder(path / "spool"), conn_id=f"{provider}_test"
+        )
+
+
+def defaults_of(provider: str, **values: Any) -> RequestDefaults:
+    values.setdefault("max_tokens", 500)
+    return RequestDefaults(**{"model": MODELS[provider], **values})
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [{"custom_id": f"row {n}", "prompt": f"Sum up number {n}: é漢\u2028x", "shelf": n} for n in range(count)]
+
+
+def read_rows(uri: str) -> list[dict[str, Any]]:
+    text = Path(uri.removeprefix("file://")).read_bytes()
+    return [msgspec.json.decode(line) for line in text.split(b"\n")[:-1]]
