@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+REPOSITORY = Path(__file__).parent.parent
 # Before anything imports Airflow: each test process has a home of its own.
 _HOME = Path(tempfile.mkdtemp(prefix="raif-tests-"))
 for _name in [name for name in os.environ if name.startswith(("AIRFLOW", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_"))]:
@@ -16,7 +17,7 @@ os.environ |= {
     "AIRFLOW_HOME": str(_HOME),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
-    "AIRFLOW__CORE__DAGS_FOLDER": str(_HOME / "dags"),
+    "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags" / "examples"),
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     "AIRFLOW__RAIF__MIN_DWELL": "0",
     "AIRFLOW__RAIF__POLL_INTERVALS": "0.05",
@@ -28,8 +29,6 @@ import pytest  # noqa: E402
 from airflow_raif.emulator.server import EmulatorServer  # noqa: E402
 from airflow_raif.emulator.settings import EmulatorSettings  # noqa: E402
 from airflow_raif.store import Store  # noqa: E402
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 def pytest_unconfigure() -> None:

@@ -9,7 +9,7 @@ from airflow.sdk import DAG
 from airflow_raif.operators.batch import CancelBatchOperator, SubmitBatchOperator
 from airflow_raif.sensors.batch import WaitForBatchSensor
 
-with DAG(dag_id="cancel", schedule=None, start_date=datetime(2026, 1, 1), doc_md=__doc__, tags=["raif"]):
+with DAG(dag_id="cancel", schedule=None, start_date=datetime(2026, 1, 1), doc_md=__doc__, tags=["raif"]) as dag:
     submit = SubmitBatchOperator(
         task_id="submit",
         conn_id="gemini_default",

@@ -8,7 +8,7 @@ from airflow.sdk import DAG, task
 
 from airflow_raif.operators.batch import BatchInferenceOperator
 
-with DAG(dag_id="embeddings", schedule=None, start_date=datetime(2026, 1, 1), doc_md=__doc__, tags=["raif"]):
+with DAG(dag_id="embeddings", schedule=None, start_date=datetime(2026, 1, 1), doc_md=__doc__, tags=["raif"]) as dag:
 
     @task
     def titles() -> list[dict]:

@@ -67,7 +67,7 @@ with DAG(
     },
     doc_md=__doc__,
     tags=["raif"],
-):
+) as dag:
     submit = SubmitBatchOperator(
         task_id="submit",
         conn_id="{{ params.conn_id }}",

@@ -8,7 +8,7 @@ from airflow.sdk import DAG
 
 from airflow_raif.operators.batch import BatchInferenceOperator
 
-with DAG(dag_id="one_task", schedule=None, start_date=datetime(2026, 1, 1), doc_md=__doc__, tags=["raif"]):
+with DAG(dag_id="one_task", schedule=None, start_date=datetime(2026, 1, 1), doc_md=__doc__, tags=["raif"]) as dag:
     BatchInferenceOperator(
         task_id="translate",
         conn_id="anthropic_default",
