@@ -1,0 +1,69 @@
+# Everything a developer runs; behind each target stands a plain command.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+AIRFLOW ?= 3.3.2
+OLDEST_AIRFLOW := 3.2.0
+VENV ?= .venv
+CONSTRAINTS := constraints/airflow-$(AIRFLOW)-py3.11.txt
+BIN := $(VENV)/bin
+# Bytecode makes every start of Airflow twice as fast.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup demo test test-oldest coverage lint bench constraints postgres clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c $(CONSTRAINTS) \
+		-e '.[all]' --group test --group lint
+	touch $@
+
+demo: setup
+	$(BIN)/python -m airflow_raif.demo $(ARGS)
+
+test: setup postgres
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# The tests that meet Airflow and the SDKs, on the oldest Airflow supported and the SDKs' generation before.
+test-oldest:
+	$(MAKE) setup AIRFLOW=$(OLDEST_AIRFLOW) VENV=.venv-oldest
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile tests/unit/airflow tests/contract tests/integration $(ARGS)
+
+coverage: setup
+	$(BIN)/python -m coverage report --skip-covered --fail-under=90
+	for floor in domain adapters store services; do \
+		$(BIN)/python -m coverage report --include="airflow_raif/$$floor/*" --fail-under=95 --format=total \
+			|| { echo "branch coverage of airflow_raif/$$floor is below 95 %"; exit 1; }; \
+	done
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+# The store's tests want a PostgreSQL server; where it can be neither found nor installed they are skipped.
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y postgresql; } \
+		|| echo "PostgreSQL is not here and cannot be installed without root: its tests will be skipped"
+
+# Pins without index addresses. SDKs and prices are newer than the oldest Airflow, hence dates of their own.
+constraints: setup
+	echo "apache-airflow==$(AIRFLOW)" | $(BIN)/uv pip compile pyproject.toml --quiet --all-extras --group test \
+		--group lint --group setup --python-version 3.11 --no-emit-index-url --no-header --no-annotate -c - \
+		--upgrade -o constraints/airflow-$(AIRFLOW)-py3.11.txt
+	printf 'apache-airflow==$(OLDEST_AIRFLOW)\nanthropic<2\nopenai<3\ngoogle-genai<3\n' | $(BIN)/uv pip compile \
+		pyproject.toml --quiet --all-extras --group test --group lint --group setup --python-version 3.11 \
+		--no-emit-index-url --no-header --no-annotate -c - --upgrade --exclude-newer 2026-04-20 \
+		--exclude-newer-package genai-prices=2026-11-10 --exclude-newer-package anthropic=2026-09-15 \
+		--exclude-newer-package google-genai=2026-08-01 --exclude-newer-package httpx2=2026-11-10 \
+		--exclude-newer-package httpcore2=2026-11-10 -o constraints/airflow-$(OLDEST_AIRFLOW)-py3.11.txt
+
+clean:
+	rm -rf $(VENV) .venv-oldest build .pytest_cache .mypy_cache .ruff_cache .coverage*
