@@ -106,6 +106,6 @@ _OPTIONS = {
         "Seconds between the polls of a waiting batch; the last one repeats.", "60,120,300,600,1800"
     ),
     "min_dwell_seconds": _option(
-        "Seconds that a wait stays deferred at least, so that the scheduler has seen the deferral.", "5"
+        "Seconds that a wait stays deferred at least, so that the scheduler has seen the deferral.", "10"
     ),
 }

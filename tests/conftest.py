@@ -11,15 +11,16 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parent.parent
 # Before anything imports Airflow: each test process has a home of its own.
 _HOME = Path(tempfile.mkdtemp(prefix="raif-tests-"))
-for _name in [name for name in os.environ if name.startswith(("AIRFLOW", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_"))]:
-    del os.environ[_name]
+for _name in tuple(os.environ):
+    if _name.startswith(("AIRFLOW", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_")):
+        del os.environ[_name]
 os.environ |= {
     "AIRFLOW_HOME": str(_HOME),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags" / "examples"),
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-    "AIRFLOW__RAIF__MIN_DWELL": "0",
+    "AIRFLOW__RAIF__MIN_DWELL_SECONDS": "0",
     "AIRFLOW__RAIF__POLL_INTERVALS": "0.05",
     "NO_PROXY": "*",
 }

@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace, console: Console, stack: ExitStack) -> int
     console.print(result_table(manifests, options.rows))
     for provider, (manifest, _) in manifests.items():
         if manifest.get("result_uri"):
-            console.print(f"[bold]{provider}[/bold] {manifest['result_uri']}")
+            console.print(f"{provider}: {manifest['result_uri']}", soft_wrap=True, markup=False, highlight=False)
     console.print(first_answers(manifests))
     complete = all(_is_complete(manifest, options.rows) for manifest, _ in manifests.values())
     if not complete:
@@ -114,7 +114,7 @@ def _watch(
             for provider, state in states.items():
                 if state["run"] in FINISHED:
                     ended.setdefault(provider, monotonic() - started)
-            live.update(progress_table(states, monotonic() - started))
+            live.update(progress_table(states, monotonic() - started), refresh=True)
             if monotonic() - started > timeout:
                 raise DemoError(f"the runs did not end within {timeout:.0f} s; see {airflow.home}/component-logs")
             sleep(0.5)

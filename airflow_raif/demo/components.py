@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -51,6 +52,7 @@ def environment(home: Path, dags: Path, port: int, emulator_url: str) -> dict[st
         "SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "LOGGING__LOGGING_LEVEL": "INFO",
         "RAIF__POLL_INTERVALS": "2,3,5",
+        "RAIF__MIN_DWELL_SECONDS": "5",
         "USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
@@ -112,8 +114,12 @@ class Airflow:
                 # A session of its own: Ctrl-C reaches the demo alone, which then stops them in order.
                 self._processes[name] = subprocess.Popen(
                     [sys.executable, "-m", "airflow", name, *extra],
-                    env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                )  # fmt: skip
+                    env=self.env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
 
     def wait_until_healthy(self, seconds: float = 180) -> None:
         """Wait until the API answers and every component has a fresh heartbeat."""
@@ -165,10 +171,8 @@ class Airflow:
             process.send_signal(signal.SIGINT)
         end = monotonic() + 15
         for process in running:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(max(end - monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                pass
         for process in self._processes.values():
             # Children of a component stay in its process group even when it is gone.
             try:

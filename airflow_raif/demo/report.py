@@ -27,21 +27,12 @@ def progress_table(states: dict[str, dict[str, str]], seconds: float) -> Table:
 
 def result_table(manifests: Manifests, rows: int) -> Table:
     """Show the account of each provider's run."""
-    table = Table(title="Results")
-    for column in (
-        "provider",
-        "rows",
-        "completed",
-        "failed",
-        "tokens in / cached / out",
-        "cost, batch",
-        "cost, list",
-        "s",
-    ):
-        table.add_column(column, justify="left" if column in ("provider", "failed") else "right")
+    table = Table(title="Results: rows, tokens, cost, wall time")
+    for column in ("provider", "rows", "completed", "failed", "in", "cached", "out", "batch price", "list price", "s"):
+        table.add_column(column, justify="left" if column in ("provider", "failed") else "right", no_wrap=True)
     for provider, (manifest, seconds) in manifests.items():
         if not manifest:
-            table.add_row(provider, str(rows), "no result", "", "", "", "", f"{seconds:.0f}")
+            table.add_row(provider, str(rows), "no result", *[""] * 6, f"{seconds:.0f}")
             continue
         counts, usage, cost = manifest["counts"], manifest["usage"], manifest["cost"]
         table.add_row(
@@ -49,7 +40,7 @@ def result_table(manifests: Manifests, rows: int) -> Table:
             f"{manifest['request_count']:,}",
             f"{counts['completed']:,}",
             ", ".join(f"{count} {reason}" for reason, count in counts["reasons"].items()) or "0",
-            f"{usage['input_tokens']:,} / {usage['cached_tokens']:,} / {usage['output_tokens']:,}",
+            *(f"{usage[name]:,}" for name in ("input_tokens", "cached_tokens", "output_tokens")),
             _dollars(cost["batch"]),
             _dollars(cost["standard"]),
             f"{seconds:.0f}",

@@ -77,7 +77,9 @@ def read_connection(connection: Connection, model: str | None = None) -> Resolve
     provider = _provider_of(connection, model or extra.get("model"))
     if not connection.password:
         raise ConfigurationError(f"connection {connection.conn_id} has no API key; put it into its password field")
-    kwargs = next((extra[name] for name in _CLIENT_KWARGS if isinstance(extra.get(name), Mapping)), {})
+    kwargs: Mapping[str, Any] = next(
+        (extra[name] for name in _CLIENT_KWARGS if isinstance(extra.get(name), Mapping)), {}
+    )
     headers = dict(kwargs.get("default_headers") or {})
     for name, header in _HEADERS.items():
         if value := extra.get(name) or kwargs.get(name):

@@ -28,11 +28,6 @@ DEFAULT_TIMEOUT = 25 * 3600
 CANCEL_GRACE_SECONDS = 3600
 
 
-def default_deferrable() -> bool:
-    """Return Airflow's default for ``deferrable``."""
-    return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
-
-
 def seconds_of(value: float | timedelta) -> float:
     """Return a duration in seconds."""
     return value.total_seconds() if isinstance(value, timedelta) else float(value)
@@ -92,7 +87,7 @@ def defer_until_terminal(
         model=f"{batch.provider}:{batch.model}",
         end_time=end_time,
         poll_intervals=poll_intervals(poll_interval),
-        min_dwell=float(conf.get("raif", "min_dwell_seconds", fallback="5")),
+        min_dwell=float(conf.get("raif", "min_dwell_seconds", fallback="10")),
         cancel_on_kill=cancel_on_kill,
     )
     # The trigger's own deadline comes first; Airflow's is for a trigger that hangs.
@@ -106,6 +101,20 @@ def end_time_of(batch: Batch, timeout: float) -> float:
     """Return when waiting ends, in Unix seconds, counted from the submission."""
     since = batch.submitted_at or batch.created_at
     return since.timestamp() + timeout
+
+
+def look(runtime: Runtime, batch: Batch) -> Batch:
+    """Ask the provider once and return the batch as it is then; an outage is no answer and changes nothing."""
+    from airflow_raif.domain.errors import TransientProviderError
+    from airflow_raif.services.poll import fetch_batch_status
+
+    if batch.status.is_terminal:
+        return batch
+    try:
+        fetch_batch_status(runtime, batch.batch_id)
+    except TransientProviderError as error:
+        log.warning("Batch %s cannot be polled, trying again later: %s", batch.batch_id, error)
+    return runtime.store.get_batch(batch.batch_id)
 
 
 def is_past_deadline(event: Mapping[str, Any]) -> bool:
@@ -138,8 +147,8 @@ def cancel_after_deadline(runtime: Runtime, batch: Batch, timeout: float) -> Bat
 def deadline_error(batch: Batch, timeout: float) -> DeadlineExceededError:
     """Return the error of a batch that is left running past the user's deadline."""
     return DeadlineExceededError(
-        f"batch {batch.batch_id} is {batch.status} {timeout:.0f} s after its submission; it was not canceled, and a retry"
-        " waits for it again"
+        f"batch {batch.batch_id} is {batch.status} {timeout:.0f} s after its submission; it was not canceled, and a"
+        " retry waits for it again"
     )
 
 
@@ -150,18 +159,11 @@ def wait_in_worker(runtime: Runtime, batch: Batch, intervals: Sequence[float], e
     """
     from time import sleep
 
-    from airflow_raif.domain.errors import TransientProviderError
-    from airflow_raif.services.poll import fetch_batch_status
-
     attempt = 0
     while not batch.status.is_terminal and time() < end_time:
         sleep(min(intervals[min(attempt, len(intervals) - 1)], max(end_time - time(), 0.0)))
         attempt += 1
-        try:
-            fetch_batch_status(runtime, batch.batch_id)
-        except TransientProviderError as error:
-            log.warning("Batch %s cannot be polled, trying again later: %s", batch.batch_id, error)
-        batch = runtime.store.get_batch(batch.batch_id)
+        batch = look(runtime, batch)
         log.info("Batch %s is %s", batch.batch_id, batch.status)
     return batch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
 
@@ -226,12 +226,9 @@ class BatchInferenceOperator(_RequestsOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit, then wait deferred or in the worker."""
         from airflow_raif.hooks.runtime import open_runtime
-        from airflow_raif.services.poll import fetch_batch_status
 
         with _waiting.airflow_errors(), open_runtime(self.conn_id, self.model) as runtime:
-            batch = self._start(runtime, context)
-            if not batch.status.is_terminal and fetch_batch_status(runtime, batch.batch_id).is_terminal:
-                batch = runtime.store.get_batch(batch.batch_id)
+            batch = _waiting.look(runtime, self._start(runtime, context))
             end_time = _waiting.end_time_of(batch, self.timeout)
             if not batch.status.is_terminal and not self.deferrable:
                 batch = _waiting.wait_in_worker(runtime, batch, _waiting.poll_intervals(self.poll_interval), end_time)
@@ -244,15 +241,11 @@ class BatchInferenceOperator(_RequestsOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Fetch and apply what the trigger waited for."""
         from airflow_raif.hooks.runtime import open_runtime
-        from airflow_raif.services.poll import fetch_batch_status
 
         with _waiting.airflow_errors(), open_runtime(self.conn_id, self.model) as runtime:
             self._running_batch_id = event["batch_id"]
             batch = runtime.store.get_batch(event["batch_id"])
-            if _waiting.is_past_deadline(event):
-                batch = self._give_up(runtime, batch)
-            elif not batch.status.is_terminal and fetch_batch_status(runtime, batch.batch_id).is_terminal:
-                batch = runtime.store.get_batch(batch.batch_id)
+            batch = self._give_up(runtime, batch) if _waiting.is_past_deadline(event) else _waiting.look(runtime, batch)
             if batch.status.is_terminal:
                 return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
             end_time = _waiting.end_time_of(batch, self.timeout + _waiting.CANCEL_GRACE_SECONDS)
@@ -268,7 +261,7 @@ class BatchInferenceOperator(_RequestsOperator):
             raise _waiting.deadline_error(batch, self.timeout)
         return _waiting.cancel_after_deadline(runtime, batch, self.timeout)
 
-    def _defer(self, batch: Batch, end_time: float) -> Any:
+    def _defer(self, batch: Batch, end_time: float) -> NoReturn:
         _waiting.defer_until_terminal(
             self,
             batch,

@@ -69,14 +69,10 @@ class WaitForBatchSensor(BaseSensorOperator):
         """Ask once; an outage of the provider is no answer."""
         from time import time
 
-        from airflow_raif.domain.errors import TransientProviderError
         from airflow_raif.hooks.runtime import open_batch_runtime
 
         with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
-            try:
-                batch = self._look(runtime, batch, past_deadline=time() > self._end_time(batch))
-            except TransientProviderError as error:
-                self.log.warning("Batch %s cannot be polled, trying again later: %s", batch.batch_id, error)
+            batch = self._look(runtime, batch, past_deadline=time() > self._end_time(batch))
             return PokeReturnValue(batch.status.is_terminal, self._manifest(runtime, batch))
 
     def on_kill(self) -> None:
@@ -94,7 +90,7 @@ class WaitForBatchSensor(BaseSensorOperator):
             batch = self._look(runtime, batch, past_deadline=past_deadline)
             if batch.status.is_terminal:
                 return self._manifest(runtime, batch)
-        _waiting.defer_until_terminal(
+        return _waiting.defer_until_terminal(
             self,
             batch,
             poll_interval=self.poll_interval,
@@ -106,13 +102,8 @@ class WaitForBatchSensor(BaseSensorOperator):
     def _look(self, runtime: Runtime, batch: Batch, *, past_deadline: bool) -> Batch:
         from time import time
 
-        from airflow_raif.services.poll import fetch_batch_status
-
-        if batch.status.is_terminal:
-            return batch
-        if not past_deadline:
-            fetch_batch_status(runtime, batch.batch_id)
-            return runtime.store.get_batch(batch.batch_id)
+        if batch.status.is_terminal or not past_deadline:
+            return _waiting.look(runtime, batch)
         if not self.cancel_on_timeout or time() > self._end_time(batch) + _waiting.CANCEL_GRACE_SECONDS:
             raise _waiting.deadline_error(batch, self.batch_timeout)
         return _waiting.cancel_after_deadline(runtime, batch, self.batch_timeout)

@@ -45,7 +45,7 @@ class BatchTrigger(BaseTrigger):
         min_dwell: float = 0.0,
         cancel_on_kill: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
         self.batch_id = batch_id
         self.model = model

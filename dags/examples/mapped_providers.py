@@ -14,7 +14,9 @@ MODELS = [
     {"conn_id": "gemini_default", "model": "gemini:gemini-2.5-flash"},
 ]
 
-with DAG(dag_id="mapped_providers", schedule=None, start_date=datetime(2026, 1, 1), doc_md=__doc__, tags=["raif"]) as dag:
+with DAG(
+    dag_id="mapped_providers", schedule=None, start_date=datetime(2026, 1, 1), doc_md=__doc__, tags=["raif"]
+) as dag:
     BatchInferenceOperator.partial(
         task_id="ask",
         requests=["Name a prime number.", "Name an even number."],
