@@ -51,7 +51,7 @@ class RaifDBManager(BaseDBManager):
         """Create the tables, by migration as always."""
         migrate_store()
 
-    def initdb(self, use_migration_files: bool = False) -> None:  # noqa: ARG002 - always migrations
+    def initdb(self, use_migration_files: bool = False) -> None:
         """Create or upgrade the tables."""
         migrate_store()
 

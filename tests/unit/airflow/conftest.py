@@ -1,0 +1,72 @@
+"""Connections in the environment, a scratch store and a task context."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_raif.hooks import store as store_hook
+from airflow_raif.store import Store
+from tests.support import base_url
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Define a connection in the environment."""
+
+    def define(conn_id: str, **fields: Any) -> None:
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(fields))
+
+    return define
+
+
+@pytest.fixture
+def raif_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A store, a spool and results of this test's own."""
+    monkeypatch.setenv("AIRFLOW__RAIF__SPOOL_PATH", f"file://{tmp_path}/spool")
+    monkeypatch.setenv("AIRFLOW__RAIF__RESULT_PATH", f"file://{tmp_path}/results")
+    monkeypatch.setattr(store_hook, "AIRFLOW_HOME", str(tmp_path))
+    yield tmp_path
+    for address in [each for each in store_hook._STORES if str(tmp_path) in each]:
+        store_hook._STORES.pop(address).close()
+
+
+@pytest.fixture
+def raif_store(raif_home: Path) -> Store:
+    """The store that the hooks find."""
+    return store_hook.find_store()
+
+
+@pytest.fixture
+def providers(connection: Callable[..., None], raif_home: Path) -> Callable[..., None]:
+    """Point the three default connections at an emulator."""
+
+    def point(emulator: Any, key: str = "good-key") -> None:
+        for provider in ("openai", "anthropic", "gemini"):
+            connection(
+                f"{provider}_default",
+                conn_type=f"raif_{provider}",
+                password=key,
+                host=base_url(provider, emulator.url),
+            )
+
+    return point
+
+
+@pytest.fixture
+def context() -> dict[str, Any]:
+    """What a task sees; what it pushes to XCom lies in ``context["pushed"]``."""
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(
+        dag_id="dag",
+        run_id="run",
+        task_id="task",
+        map_index=-1,
+        xcom_push=lambda key, value: pushed.__setitem__(key, value),
+    )
+    return {"ti": ti, "pushed": pushed, "params": {}}
