@@ -26,6 +26,7 @@ os.environ |= {
 }
 
 import pytest  # noqa: E402
+import tenacity  # noqa: E402
 
 from airflow_raif.emulator.server import EmulatorServer  # noqa: E402
 from airflow_raif.emulator.settings import EmulatorSettings  # noqa: E402
@@ -66,6 +67,12 @@ def emulator_of() -> Iterator[Callable[..., EmulatorServer]]:
 def emulator(emulator_of: Callable[..., EmulatorServer]) -> EmulatorServer:
     """An emulator whose batches end at the first look."""
     return emulator_of()
+
+
+@pytest.fixture
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let repeated calls follow each other at once."""
+    monkeypatch.setattr("airflow_raif.adapters.http._jitter", tenacity.wait_none())
 
 
 @pytest.fixture

@@ -72,8 +72,9 @@ def _json_lines(address: str) -> Iterator[Any]:
     with path.open("rb") as file:
         for index, (_, line) in enumerate(split_lines(iter(lambda: file.read(1 << 20), b""))):
             try:
-                yield decode(line)
-            except msgspec.DecodeError as error:
+                row = decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise InvalidRequestError(
                     f"row {index} of {address} is not JSON in UTF-8: {error}; the line begins {line[:60]!r}", row=index
                 ) from error
+            yield row

@@ -57,9 +57,8 @@ def test_test_connection(provider, emulator, providers, connection):
     assert hook.test_connection() == (False, f"connection {provider}_default has no API key; put it into its password field")
 
 
-def test_test_connection_when_nobody_listens(connection, monkeypatch):
+def test_test_connection_when_nobody_listens(connection, no_backoff):
     """A refused connection is told as such."""
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
     connection("openai_default", conn_type="openai", password="k", host="http://127.0.0.1:9/v1")
     succeeded, message = OpenAIBatchHook().test_connection()
     assert not succeeded
