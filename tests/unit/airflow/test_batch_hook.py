@@ -54,7 +54,10 @@ def test_test_connection(provider, emulator, providers, connection):
     assert "bad-key-1234567" not in message
     assert "key" in message.lower()
     connection(f"{provider}_default", conn_type=f"raif_{provider}", host=emulator.url)
-    assert hook.test_connection() == (False, f"connection {provider}_default has no API key; put it into its password field")
+    assert hook.test_connection() == (
+        False,
+        f"connection {provider}_default has no API key; put it into its password field",
+    )
 
 
 def test_test_connection_when_nobody_listens(connection, no_backoff):

@@ -27,7 +27,11 @@ def test_type_tells_the_provider(connection, kind, provider):
 
 @pytest.mark.parametrize(
     ("model", "provider"),
-    [("openai:gpt-5-nano", "openai"), ("google:gemini-2.5-flash", "gemini"), ("anthropic:claude-haiku-4-5", "anthropic")],
+    [
+        ("openai:gpt-5-nano", "openai"),
+        ("google:gemini-2.5-flash", "gemini"),
+        ("anthropic:claude-haiku-4-5", "anthropic"),
+    ],
 )
 def test_prefix_tells_the_provider_of_a_shared_connection(connection, model, provider):
     """A pydanticai connection serves whichever provider the model names."""

@@ -111,7 +111,9 @@ def test_wrong_input_fails_for_good_and_costs_nothing(emulator, providers, conte
 def test_requests_from_a_file(emulator, providers, context, tmp_path):
     """A JSONL file is read line by line; line separators inside strings end no line."""
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"custom_id": "a", "prompt": "one\u2028two"}\n{"custom_id": "b", "prompt": "x"}\n', encoding="utf-8")
+    path.write_text(
+        '{"custom_id": "a", "prompt": "one\u2028two"}\n{"custom_id": "b", "prompt": "x"}\n', encoding="utf-8"
+    )
     providers(emulator)
     assert submit(context, requests=f"file://{path}")["request_count"] == 2
 
