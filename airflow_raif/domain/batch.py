@@ -108,7 +108,7 @@ class Batch(msgspec.Struct, kw_only=True):
     parts: list[Part] = msgspec.field(default_factory=list)
 
 
-class EntryOutcome(msgspec.Struct, frozen=True):
+class EntryOutcome(msgspec.Struct, frozen=True, gc=False):
     """What the store keeps of one entry's result; the payload stays in the spool."""
 
     index: int

@@ -10,7 +10,7 @@ import msgspec
 PICO = Decimal(10) ** 12
 
 
-class Usage(msgspec.Struct, frozen=True, omit_defaults=False):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one or more entries. ``input_tokens`` includes the cached ones, ``output_tokens`` the reasoning ones."""
 
     input_tokens: int = 0
@@ -34,7 +34,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=False):
         )
 
 
-class Cost(msgspec.Struct, frozen=True):
+class Cost(msgspec.Struct, frozen=True, gc=False):
     """Price of some usage, in picodollars; ``None`` where no price is known."""
 
     batch: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, func, select, update
@@ -146,12 +146,7 @@ def page(connection: Connection, batch_key: int, start: int, size: int) -> list[
         entry.c.idx, entry.c.custom_id, entry.c.status, entry.c.reason, entry.c.error, entry.c.result_part,
         entry.c.result_offset, entry.c.result_length, entry.c.batch_cost, entry.c.standard_cost,
     )  # fmt: skip
-    rows: Iterator[Any] = iter(
-        connection.execute(
-            select(*columns)
-            .where(entry.c.batch_key == batch_key, entry.c.idx >= start)
-            .order_by(entry.c.idx)
-            .limit(size)
-        )
+    statement = (
+        select(*columns).where(entry.c.batch_key == batch_key, entry.c.idx >= start).order_by(entry.c.idx).limit(size)
     )
-    return [EntryRow(*row) for row in rows]
+    return [EntryRow(*row) for row in connection.execute(statement).all()]

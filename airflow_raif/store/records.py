@@ -52,7 +52,7 @@ class EntryCounts(msgspec.Struct, frozen=True):
     reasons: dict[str, int]
 
 
-class EntryRow(msgspec.Struct, frozen=True):
+class EntryRow(msgspec.Struct, frozen=True, gc=False):
     """One entry, as far as its result row needs it."""
 
     index: int
