@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import sysconfig
 from collections.abc import Iterator
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
@@ -58,7 +57,6 @@ def rows_of(path: Path, root: Path) -> Iterator[dict]:
 with DAG(
     dag_id="nightly_docstrings",
     schedule="0 2 * * *",
-    start_date=datetime(2026, 1, 1),
     catchup=False,
     params={
         "conn_id": Param("openai_default", type="string"),
