@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,7 +87,15 @@ def request_of(row: Any, index: int) -> EntryRequest:
             " of them any (then the row's position is used)",
             row=index,
         )
-    return EntryRequest(columns=columns, **fields)
+    fields["columns"] = columns
+    try:
+        return msgspec.convert(fields, EntryRequest)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `$.")
+        name = re.split(r"\W", path, maxsplit=1)[0]
+        raise InvalidRequestError(
+            f"row {index} has the {name} {fields.get(name)!r:.60}: {problem.lower()}; correct it", row=index
+        ) from error
 
 
 class RequestDefaults(msgspec.Struct, kw_only=True, frozen=True):

@@ -16,6 +16,7 @@ from airflow_raif.domain.batch import Batch, Claim
 from airflow_raif.domain.errors import InvalidBatchError, InvalidRequestError, LimitExceededError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults, request_of
 from airflow_raif.domain.wire_id import make_wire_id
+from airflow_raif.services.output import make_parser
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.spool.files import ROWS_FILE, Folder, requests_file
 from airflow_raif.store import NewBatch
@@ -40,6 +41,7 @@ def create_batch(
     """
     adapter = runtime.adapter
     defaults = msgspec.structs.replace(defaults, endpoint=adapter.resolve_endpoint(defaults.endpoint))
+    make_parser(defaults.output_schema)
     encode = adapter.make_encoder(defaults)
     batch_id = uuid4().hex
     folder = runtime.folder(batch_id)
@@ -77,7 +79,7 @@ def fingerprint_rows(runtime: Runtime, rows: Iterable[Any], *, defaults: Request
     digest = hashlib.blake2b(digest_size=16)
     for index, request in numbered_requests(rows):
         line = _encoded(encode, request, index, _FINGERPRINT_ID)
-        _add_to_fingerprint(digest, line, _FINGERPRINT_ID, request.custom_id or str(index))
+        _add_to_fingerprint(digest, line, _FINGERPRINT_ID, request.custom_id or str(index), index)
     return digest.hexdigest()
 
 
@@ -146,7 +148,10 @@ class _Spooler:
                     model = request.model or (request.body or {}).get("model") or default_model
                     custom_id = request.custom_id or str(index)
                     self._add(index, custom_id, request, model)
-                    columns_file.write(encode_columns(request.columns) + b"\n")
+                    try:
+                        columns_file.write(encode_columns(request.columns) + b"\n")
+                    except UnicodeEncodeError as error:
+                        raise _not_utf8(index, "a column", error) from error
             except BaseException as error:
                 for writer in self._open.values():
                     writer.close.__exit__(type(error), error, error.__traceback__)
@@ -168,7 +173,7 @@ class _Spooler:
                 f" most {min(limits.max_request_bytes, limits.max_bytes):,}; shorten it or split it into several rows",
                 row=index,
             )
-        _add_to_fingerprint(self._digest, line, wire_id, custom_id)
+        _add_to_fingerprint(self._digest, line, wire_id, custom_id, index)
         inputs = self.runtime.adapter.count_embedding_inputs(request)
         writer = self._open.get(model)
         if writer is not None and writer.is_full(limits, size, inputs):
@@ -222,6 +227,16 @@ def _encoded(encode: Callable[[EntryRequest, str], bytes], request: EntryRequest
         raise InvalidRequestError(f"row {index} cannot be written as JSON: {error}", row=index) from error
 
 
-def _add_to_fingerprint(digest: Any, line: bytes, wire_id: str, custom_id: str) -> None:
+def _add_to_fingerprint(digest: Any, line: bytes, wire_id: str, custom_id: str, index: int) -> None:
     digest.update(line.replace(wire_id.encode(), b"", 1))
-    digest.update(custom_id.encode(errors="surrogatepass"))
+    try:
+        digest.update(custom_id.encode())
+    except UnicodeEncodeError as error:
+        raise _not_utf8(index, "the custom_id", error) from error
+
+
+def _not_utf8(index: int, what: str, error: UnicodeEncodeError) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"row {index}: {what} cannot be written as UTF-8 ({error.reason} at character {error.start}); mend its encoding",
+        row=index,
+    )

@@ -16,6 +16,11 @@ class InvalidOutputError(ValueError):
     """The answer is not JSON, or does not follow the schema."""
 
 
+def _refuse(uri: str) -> Any:
+    """A schema may come from anywhere, so nothing that it names is fetched."""
+    raise ValueError(f"it refers to {uri}; copy that schema into its $defs")
+
+
 def make_parser(schema: Mapping[str, Any] | None) -> Callable[[str], Any]:
     """Return a function from an answer's text to its value.
 
@@ -28,8 +33,10 @@ def make_parser(schema: Mapping[str, Any] | None) -> Callable[[str], Any]:
         return lambda text: text
     import jsonschema_rs
 
+    if not isinstance(schema, Mapping):
+        raise InvalidBatchError(f"the output schema is a {type(schema).__name__}; give a JSON schema as a dict")
     try:
-        validator = jsonschema_rs.validator_for(dict(schema))
+        validator = jsonschema_rs.validator_for(dict(schema), retriever=_refuse)
     except ValueError as error:
         raise InvalidBatchError(f"the output schema is not a JSON schema: {error}") from error
 
@@ -38,11 +45,31 @@ def make_parser(schema: Mapping[str, Any] | None) -> Callable[[str], Any]:
             value = _decode(text)
         except msgspec.DecodeError as error:
             raise InvalidOutputError(f"the answer is not JSON: {error}") from error
-        if not validator.is_valid(value):
-            raise InvalidOutputError(_first_violation(validator, value))
-        return value
+        if validator.is_valid(value):
+            return value
+        error = _first_violation(validator, value)
+        if _drop_nulls(validator, value) and validator.is_valid(value):
+            return value
+        raise InvalidOutputError(error)
 
     return parse
+
+
+def _drop_nulls(validator: Any, value: Any) -> bool:
+    """Leave out properties that are null where the schema has another type; return whether there were any.
+
+    OpenAI's strict mode knows no optional property: what may be missing comes as null.
+    """
+    has_dropped = False
+    for error in list(validator.iter_errors(value)):
+        *parents, name = error.instance_path or [None]
+        holder = value
+        for step in parents:
+            holder = holder[step]
+        if isinstance(holder, dict) and name in holder and holder[name] is None:
+            del holder[name]
+            has_dropped = True
+    return has_dropped
 
 
 def _first_violation(validator: Any, value: Any) -> str:

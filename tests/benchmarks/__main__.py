@@ -43,7 +43,9 @@ def main() -> int:
         master.mkdir()
         prepare(master, options.rows)
         server = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.server", str(master / "results")], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.benchmarks.server", str(master / "results")],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         try:
             url = f"http://127.0.0.1:{int(server.stdout.readline())}"
