@@ -1,0 +1,236 @@
+"""A create is sent once: lost replies and crashes are looked up, and only what is known not to exist is sent again."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_raif.domain.errors import (
+    AmbiguousSubmitError,
+    InvalidBatchError,
+    ProviderError,
+    TransientProviderError,
+)
+from airflow_raif.domain.status import BatchStatus
+from airflow_raif.emulator.faults import HttpFault
+from airflow_raif.emulator.settings import Progress
+from airflow_raif.services.apply import apply_results
+from airflow_raif.services.cancel import cancel_batch
+from airflow_raif.services.create import create_batch
+from airflow_raif.services.fetch import fetch_batch_results
+from airflow_raif.services.poll import fetch_batch_status
+from airflow_raif.services.start import start_batch
+from airflow_raif.services.submit import submit_batch
+from tests.support import CLAIM, PROVIDERS, defaults_of, folder, read_rows, rows, runtime_of
+
+pytestmark = pytest.mark.parametrize("provider", PROVIDERS)
+
+
+@pytest.fixture
+def emulator(emulator_of):
+    return emulator_of(progress=Progress.parse("polls:1000"))
+
+
+@pytest.fixture
+def runtime(provider, emulator, store, tmp_path):
+    with runtime_of(provider, emulator.url, store, tmp_path) as opened:
+        yield opened
+
+
+def fault(emulator, provider, **values):
+    emulator.state.faults.http.append(HttpFault(route=f"{provider}.batches.create", **values))
+
+
+def test_lost_reply_is_looked_up_and_adopted(provider, runtime, emulator):
+    """The provider created the batch, the reply never came: the batch is found, not made again."""
+    fault(emulator, provider, drop="after")
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    batch = submit_batch(runtime, batch.batch_id)
+    (at_provider,) = emulator.state.batches[provider]
+    assert batch.parts[0].provider_batch_id == at_provider
+    assert emulator.state.creates[provider] == 1
+
+
+def test_crash_between_the_call_and_its_record(provider, runtime, emulator, store):
+    """A worker that died after the call leaves its intent; the retry adopts what the call made."""
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider), claim=CLAIM)
+    (part,) = batch.parts
+    spooled = runtime.spooled_part(batch, part)
+    input_ref = runtime.adapter.upload(runtime.transport, spooled)
+    if input_ref:
+        store.record_upload(part.id, input_ref)
+    store.record_intent(part.id, runtime.clock())
+    made = runtime.adapter.create(runtime.transport, spooled, input_ref)
+    resumed = start_batch(runtime, lambda: rows(3), defaults=defaults_of(provider), claim=CLAIM)
+    assert resumed.parts[0].provider_batch_id == made.provider_batch_id
+    assert emulator.state.creates[provider] == 1
+
+
+def test_crash_before_the_call(provider, runtime, emulator, store):
+    """An intent whose call never reached the provider is sent again."""
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider), claim=CLAIM)
+    store.record_intent(batch.parts[0].id, runtime.clock())
+    resumed = start_batch(runtime, lambda: rows(3), defaults=defaults_of(provider), claim=CLAIM)
+    assert resumed.parts[0].provider_batch_id
+    assert emulator.state.creates[provider] == 1
+
+
+def test_call_that_never_arrived(provider, runtime, emulator):
+    """A connection closed before the call took effect: found nowhere, the retry sends it."""
+    fault(emulator, provider, drop="before")
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    with pytest.raises(TransientProviderError):
+        submit_batch(runtime, batch.batch_id)
+    assert emulator.state.creates[provider] == 0
+    submit_batch(runtime, batch.batch_id)
+    assert emulator.state.creates[provider] == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_create_is_never_repeated_by_itself(provider, runtime, emulator, status):
+    """An error reply to a create is not followed by a second create in the same attempt."""
+    fault(emulator, provider, status=status, retry_after=0)
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    with pytest.raises(TransientProviderError):
+        submit_batch(runtime, batch.batch_id)
+    assert emulator.state.requests[f"{provider}.batches.create"] == 1
+    submit_batch(runtime, batch.batch_id)
+    assert emulator.state.creates[provider] == 1
+
+
+def test_several_candidates_stop_with_a_clear_error(provider, runtime, emulator, store):
+    """When the provider has two batches that may be the lost one, nothing more is sent."""
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    (part,) = batch.parts
+    spooled = runtime.spooled_part(batch, part)
+    input_ref = runtime.adapter.upload(runtime.transport, spooled)
+    store.record_intent(part.id, runtime.clock())
+    for _ in range(2):
+        runtime.adapter.create(runtime.transport, spooled, input_ref)
+    with pytest.raises(AmbiguousSubmitError, match="may be any of .* Cancel those that are not wanted"):
+        submit_batch(runtime, batch.batch_id)
+    assert emulator.state.creates[provider] == 2
+
+
+def test_batches_of_others_are_not_adopted(provider, runtime, emulator, store):
+    """A batch of the same size that belongs to another batch of ours is not mistaken for the lost one."""
+    other = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    submit_batch(runtime, other.batch_id)
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    store.record_intent(batch.parts[0].id, runtime.clock())
+    batch = submit_batch(runtime, batch.batch_id)
+    assert batch.parts[0].provider_batch_id != store.get_batch(other.batch_id).parts[0].provider_batch_id
+    assert emulator.state.creates[provider] == 2
+
+
+def test_ended_stranger_of_the_same_size_is_not_adopted(provider, emulator_of, store, tmp_path):
+    """Of an ended batch the ids in its results tell whose it is."""
+    emulator = emulator_of()
+    with runtime_of(provider, emulator.url, store, tmp_path) as runtime:
+        stranger = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+        spooled = runtime.spooled_part(stranger, stranger.parts[0])
+        made = runtime.adapter.create(runtime.transport, spooled, runtime.adapter.upload(runtime.transport, spooled))
+        runtime.transport.send(runtime.adapter.get_request(made.provider_batch_id))
+        batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+        store.record_intent(batch.parts[0].id, runtime.clock())
+        batch = submit_batch(runtime, batch.batch_id)
+    assert batch.parts[0].provider_batch_id != made.provider_batch_id
+    assert emulator.state.creates[provider] == 2
+
+
+def test_refused_create_leaves_the_part_submittable(provider, runtime, emulator):
+    """A 400 to the create is no doubt: nothing was made."""
+    fault(emulator, provider, status=400)
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    with pytest.raises(ProviderError) as caught:
+        submit_batch(runtime, batch.batch_id)
+    assert not caught.value.retryable
+    submit_batch(runtime, batch.batch_id)
+    assert emulator.state.creates[provider] == 1
+
+
+def test_submitted_batch_is_not_submittable(provider, runtime, emulator):
+    """A second submit is refused."""
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    submit_batch(runtime, batch.batch_id)
+    with pytest.raises(InvalidBatchError, match="has nothing left to submit"):
+        submit_batch(runtime, batch.batch_id)
+    assert emulator.state.creates[provider] == 1
+
+
+def test_batch_that_was_never_spooled_whole_is_made_anew(provider, runtime, emulator, store):
+    """A worker that died while spooling leaves a batch that nothing can be sent of."""
+
+    def breaks():
+        yield from rows(2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        create_batch(runtime, breaks(), defaults=defaults_of(provider), claim=CLAIM)
+    assert store.find_by_claim(CLAIM) is None
+    batch = start_batch(runtime, lambda: rows(2), defaults=defaults_of(provider), claim=CLAIM)
+    assert batch.request_count == 2
+    assert emulator.state.creates[provider] == 1
+
+
+def test_half_submitted_batch_goes_on_where_it_stopped(provider, emulator, store, tmp_path):
+    """Parts that were sent are not sent again when a later one failed."""
+    with runtime_of(provider, emulator.url, store, tmp_path, limits={"max_requests": 2}) as runtime:
+        fault(emulator, provider, status=500, skip=1)
+        with pytest.raises(TransientProviderError):
+            start_batch(runtime, lambda: rows(5), defaults=defaults_of(provider), claim=CLAIM)
+        assert emulator.state.creates[provider] == 1
+        batch = start_batch(runtime, lambda: rows(5), defaults=defaults_of(provider), claim=CLAIM)
+    assert [part.request_count for part in batch.parts] == [2, 2, 1]
+    assert emulator.state.creates[provider] == 3
+
+
+def test_cancel_then_start_again(provider, runtime, emulator, store):
+    """A canceled batch keeps its finished rows and gives its claim to a new batch."""
+    emulator.state.faults.done_at_cancel = 0.5
+    first = start_batch(runtime, lambda: rows(4), defaults=defaults_of(provider), claim=CLAIM)
+    cancel_batch(runtime, first.batch_id)
+    assert fetch_batch_status(runtime, first.batch_id) is BatchStatus.CANCELED
+    second = start_batch(runtime, lambda: rows(4), defaults=defaults_of(provider), claim=CLAIM)
+    assert second.batch_id != first.batch_id
+    done = store.count_entries(store.get_batch(first.batch_id))
+    assert done.completed == (0 if provider == "gemini" else 2)
+    assert done.reasons == {"canceled": 4 - done.completed}
+
+
+def test_cancel_of_what_cannot_be_canceled(provider, runtime, store):
+    """Neither a batch that was never submitted nor a terminal one."""
+    batch = create_batch(runtime, rows(2), defaults=defaults_of(provider))
+    with pytest.raises(InvalidBatchError, match="was never submitted and cannot be canceled"):
+        cancel_batch(runtime, batch.batch_id)
+    submit_batch(runtime, batch.batch_id)
+    cancel_batch(runtime, batch.batch_id)
+    fetch_batch_status(runtime, batch.batch_id)
+    with pytest.raises(InvalidBatchError, match="is canceled and cannot be canceled"):
+        cancel_batch(runtime, batch.batch_id)
+
+
+def test_results_of_a_running_batch_are_not_fetched(provider, runtime):
+    """Fetch and apply before the end are refused."""
+    batch = create_batch(runtime, rows(2), defaults=defaults_of(provider))
+    submit_batch(runtime, batch.batch_id)
+    with pytest.raises(InvalidBatchError, match="has not ended, poll it first"):
+        fetch_batch_results(runtime, batch.batch_id)
+    with pytest.raises(InvalidBatchError, match="fetch them first"):
+        apply_results(runtime, batch.batch_id, runtime.spool)
+
+
+def test_each_model_gets_a_part_of_its_own(provider, emulator_of, store, tmp_path):
+    """A part holds one model, as the providers want it; the rows come back in input order all the same."""
+    emulator = emulator_of()
+    others = {"openai": "gpt-5-mini", "anthropic": "claude-sonnet-4-5", "gemini": "gemini-2.5-pro"}
+    given = [{"prompt": f"p{n}", **({"model": others[provider]} if n % 2 else {})} for n in range(6)]
+    with runtime_of(provider, emulator.url, store, tmp_path) as runtime:
+        batch = create_batch(runtime, given, defaults=defaults_of(provider))
+        submit_batch(runtime, batch.batch_id)
+        fetch_batch_status(runtime, batch.batch_id)
+        fetch_batch_results(runtime, batch.batch_id)
+        batch = apply_results(runtime, batch.batch_id, folder(tmp_path / "out"))
+    assert {part.model for part in batch.parts} == {defaults_of(provider).model, others[provider]}
+    found = read_rows(batch.result_uri)
+    assert [row["custom_id"] for row in found] == [str(n) for n in range(6)]
+    assert [others[provider] in row["model"] for row in found] == [False, True] * 3
