@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from airflow_raif.adapters.base import Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
-from airflow_raif.adapters.jsonl import split_lines
+from airflow_raif.adapters.jsonl import decode_row, split_lines
 from airflow_raif.adapters.schemas import anthropic_schema
 from airflow_raif.adapters.text_form import check_form, merge_params, split_system, text_messages
 from airflow_raif.domain.batch import Counts, PartState
@@ -266,10 +266,7 @@ class AnthropicAdapter(Adapter):
 
     def apply_batch_result(self, raw: bytes) -> EntryResult:
         """Read one row of the results."""
-        try:
-            row = _decode_row(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise MalformedResponseError(f"a result row cannot be read: {error}", provider=self.name) from error
+        row = decode_row(_decode_row, raw, self.name)
         result = row.result
         if result.type == "succeeded" and result.message is not None:
             return _succeeded(row.custom_id, result.message)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from airflow_raif.adapters.jsonl import decode_row
 from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.result import EntryError, EntryResult, ToolCall
 from airflow_raif.domain.status import EntryStatus, FailureReason
@@ -99,10 +100,7 @@ def read_row(raw: bytes) -> EntryResult:
 
     :raises MalformedResponseError: it is no row, or has no key.
     """
-    try:
-        row = _decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedResponseError(f"a result row cannot be read: {error}", provider="gemini") from error
+    row = decode_row(_decode, raw, "gemini")
     key = row.key or (row.metadata.key if row.metadata else None)
     if key is None:
         raise MalformedResponseError("a result row has no key", provider="gemini")

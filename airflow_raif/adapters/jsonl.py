@@ -1,8 +1,16 @@
-"""Reading JSONL in blocks, split at line feeds only."""
+"""Reading JSONL in blocks, split at line feeds only, and its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import msgspec
+
+from airflow_raif.domain.errors import MalformedResponseError
+
+RowT = TypeVar("RowT")
 
 
 def split_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -30,3 +38,19 @@ def split_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     if (line := b"".join(torn)).strip():
         stripped = line.strip(b"\r \t")
         yield offset + line.index(stripped), stripped
+
+
+def decode_row(decode: Callable[[bytes], RowT], raw: bytes, provider: str) -> RowT:
+    """Decode one result row; text in it that is not UTF-8, or half a surrogate pair, becomes a question mark.
+
+    :raises MalformedResponseError: it is no JSON, or not of the row's shape.
+    """
+    try:
+        return decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        # The answer is paid for, so one broken character does not cost the row.
+        try:
+            whole = json.loads(raw.decode("utf-8", "replace"))
+            return decode(json.dumps(whole, ensure_ascii=False).encode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            raise MalformedResponseError(f"a result row cannot be read: {error}", provider=provider) from error

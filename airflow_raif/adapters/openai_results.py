@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from airflow_raif.domain.errors import MalformedResponseError
+from airflow_raif.adapters.jsonl import decode_row
 from airflow_raif.domain.result import EntryError, EntryResult, ToolCall
 from airflow_raif.domain.status import EntryStatus, FailureReason
 from airflow_raif.domain.usage import Usage
@@ -128,10 +128,7 @@ def read_row(raw: bytes) -> EntryResult:
 
     :raises MalformedResponseError: it is no row, or has no custom_id.
     """
-    try:
-        row = _decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedResponseError(f"a result row cannot be read: {error}", provider="openai") from error
+    row = decode_row(_decode, raw, "openai")
     response = row.response
     body = response.body if response is not None else None
     if response is None or not isinstance(body, _Body):

@@ -229,6 +229,8 @@ def _encoded(encode: Callable[[EntryRequest, str], bytes], request: EntryRequest
 
 def _add_to_fingerprint(digest: Any, line: bytes, wire_id: str, custom_id: str, index: int) -> None:
     digest.update(line.replace(wire_id.encode(), b"", 1))
+    if "\0" in custom_id:
+        raise InvalidRequestError(f"row {index}: the custom_id {custom_id!r:.60} holds a NUL; leave it out", row=index)
     try:
         digest.update(custom_id.encode())
     except UnicodeEncodeError as error:

@@ -43,7 +43,7 @@ def make_parser(schema: Mapping[str, Any] | None) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
             value = _decode(text)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidOutputError(f"the answer is not JSON: {error}") from error
         if validator.is_valid(value):
             return value

@@ -11,12 +11,11 @@ from sqlalchemy.exc import IntegrityError
 from airflow_raif.domain.batch import EntryOutcome
 from airflow_raif.domain.errors import DuplicateCustomIdError
 from airflow_raif.domain.status import EntryStatus
-from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow
+from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow, kept_text
 from airflow_raif.store.tables import entry
 
 #: An entry's (index, custom_id, part number, offset and length of its request in the part's file).
 NewEntry = tuple[int, str, int, int, int]
-MAX_ERROR_LENGTH = 500
 _NO_USAGE = (None,) * len(USAGE_COLUMNS)
 
 _INSERT = (
@@ -89,9 +88,8 @@ def record(connection: Connection, batch_key: int, outcomes: Sequence[EntryOutco
             usage.input_tokens, usage.cached_tokens, usage.cache_write_tokens, usage.output_tokens,
             usage.reasoning_tokens, usage.cache_write_1h_tokens,
         )  # fmt: skip
-        error = each.error[:MAX_ERROR_LENGTH] if each.error else None
         rows.append((
-            each.status, each.reason, error, each.part_number, each.offset, each.length, *tokens,
+            each.status, each.reason, kept_text(each.error), each.part_number, each.offset, each.length, *tokens,
             cost.batch, cost.standard, cost.is_estimated, batch_key, each.index, each.part_number,
         ))  # fmt: skip
     return _run_many(connection, _UPDATE, rows)
@@ -106,7 +104,7 @@ def fail_pending(connection: Connection, batch_key: int, part_number: int, reaso
             entry.c.part_number == part_number,
             entry.c.status == EntryStatus.PENDING.value,
         )
-        .values(status=EntryStatus.FAILED.value, reason=reason, error=message[:MAX_ERROR_LENGTH])
+        .values(status=EntryStatus.FAILED.value, reason=reason, error=kept_text(message))
     )
     return connection.execute(statement).rowcount
 

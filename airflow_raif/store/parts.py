@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select, update
 
 from airflow_raif.domain.batch import PartState
 from airflow_raif.domain.status import BatchStatus, can_move, combine
+from airflow_raif.store.records import kept_text
 from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
 
@@ -37,6 +38,7 @@ def record_states(connection: Connection, states: Mapping[int, PartState], at: d
     rows = connection.execute(
         select(part_table.c.id, part_table.c.batch_key, part_table.c.status)
         .where(part_table.c.id.in_(states))
+        .order_by(part_table.c.id)
         .with_for_update()
     ).all()
     for row in rows:
@@ -61,7 +63,7 @@ def _said(state: PartState) -> dict[str, Any]:
     if state.refs:
         values["refs"] = state.refs
     if state.error:
-        values["error"] = state.error
+        values["error"] = kept_text(state.error)
     if state.expires_at is not None:
         values["expires_at"] = state.expires_at
     return values

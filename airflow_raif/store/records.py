@@ -16,6 +16,17 @@ from airflow_raif.domain.usage import Cost, Usage
 USAGE_COLUMNS = Usage.__struct_fields__
 
 
+MAX_ERROR_LENGTH = 500
+
+
+def kept_text(text: str | None) -> str | None:
+    """Return a provider's or a model's text as the tables hold it: of bounded length, and without NUL.
+
+    PostgreSQL's text cannot hold that character.
+    """
+    return text[:MAX_ERROR_LENGTH].replace("\0", "") if text else None
+
+
 class ClaimTakenError(StoreError):
     """The task instance holds a batch already."""
 

@@ -24,6 +24,7 @@ from airflow_raif.store.records import (
     EntryRow,
     NewBatch,
     batch_of,
+    kept_text,
     part_of,
 )
 from airflow_raif.store.tables import batch as batch_table
@@ -137,7 +138,7 @@ class Store:
 
     def record_error(self, batch_id: str, message: str) -> None:
         """Note what went wrong with a batch as a whole."""
-        self._update_batch(batch_id, error=message)
+        self._update_batch(batch_id, error=kept_text(message))
 
     def mark_fetched(self, batch: Batch, at: datetime) -> Batch:
         """Sum up usage and cost, and stamp once that every result was fetched."""

@@ -119,7 +119,7 @@ part = Table(
     Column("round", Integer, nullable=False, server_default="0"),
     Column("status", String(20), nullable=False, index=True),
     Column("raw_status", String(100)),
-    Column("provider_batch_id", String(250), index=True),
+    Column("provider_batch_id", String(250), unique=True, index=True),
     Column("model", String(250), nullable=False),
     Column("request_count", BigInteger, nullable=False),
     Column("request_bytes", BigInteger, nullable=False),

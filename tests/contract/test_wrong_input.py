@@ -56,6 +56,7 @@ def spooled(tmp_path):
         ([b"bytes"], InvalidRequestError, "row 0 is a bytes; give a prompt"),
         (["fine", {"custom_id2": 1, "prompt": "\udcff"}], InvalidRequestError, "row 1.*UTF-8"),
         ([{"custom_id": "\ud800", "prompt": "x"}], InvalidRequestError, "row 0.*custom_id.*UTF-8"),
+        ([{"custom_id": "a\0b", "prompt": "x"}], InvalidRequestError, "row 0: the custom_id .* holds a NUL"),
         ([{"prompt": "x", "note": "\ud800"}], InvalidRequestError, "row 0.*UTF-8"),
         ([{"messages": [{"role": "robot", "content": "x"}]}], InvalidRequestError, "row 0.*robot"),
         ([{"messages": "hello"}], InvalidRequestError, "row 0.*messages"),

@@ -120,7 +120,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_raif_part")),
     )
-    op.create_index(op.f("ix_raif_part_provider_batch_id"), "raif_part", ["provider_batch_id"], unique=False)
+    op.create_index(op.f("ix_raif_part_provider_batch_id"), "raif_part", ["provider_batch_id"], unique=True)
     op.create_index(op.f("ix_raif_part_status"), "raif_part", ["status"], unique=False)
     op.create_index("uq_raif_part_batch_key_number", "raif_part", ["batch_key", "number"], unique=True)
 

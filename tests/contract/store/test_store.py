@@ -1,0 +1,347 @@
+"""The store's promises, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from airflow_raif.domain.batch import Claim, Counts, EntryOutcome, PartState
+from airflow_raif.domain.errors import (
+    ConfigurationError,
+    DuplicateCustomIdError,
+    InvalidBatchError,
+    StoreError,
+    StoreNotReadyError,
+    StoreUnavailableError,
+)
+from airflow_raif.domain.status import BatchStatus
+from airflow_raif.domain.usage import Cost, Usage
+from airflow_raif.store import NewBatch, Store, migrate
+from airflow_raif.store.engine import parse_url
+from airflow_raif.store.records import BatchMissingError, ClaimTakenError
+from airflow_raif.store.tables import VERSION_TABLE, metadata
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+CLAIM = Claim("dag", "run", "task", -1)
+USAGE = Usage(10, 2, 0, 5, 1)
+
+
+def new_batch(store, batch_id="b1", claim=CLAIM, parts=1, per_part=3):
+    made = store.create_batch(
+        NewBatch(
+            batch_id=batch_id, provider="openai", conn_id="c", model="m", endpoint="/v1/responses", claim=claim,
+            spool_uri="file:///s", output_schema={"type": "object"}, metadata={"team": "ü"}, created_at=NOW,
+        )
+    )  # fmt: skip
+    for number in range(parts):
+        start = number * per_part
+        store.add_entries(made, [(n, f"id {n}", number, n * 10, 9) for n in range(start, start + per_part)])
+        store.add_part(made, number=number, round=0, model="m", request_count=per_part, request_bytes=30)
+    store.finish_spooling(made, fingerprint="f", request_count=parts * per_part, at=NOW)
+    return store.get_batch(batch_id)
+
+
+def state(status=BatchStatus.IN_PROGRESS, provider_batch_id="p1", **values):
+    return PartState(provider_batch_id=provider_batch_id, status=status, raw_status=status.value, **values)
+
+
+def outcome(index, part=0, status="completed", **values):
+    values.setdefault("usage", USAGE)
+    values.setdefault("cost", Cost(1_000_000, 2_000_000))
+    fields = {"reason": None, "offset": index * 100, "length": 99, "error": None, **values}
+    return EntryOutcome(index=index, status=status, part_number=part, **fields)
+
+
+def test_batch_comes_back_as_it_went_in(store):
+    """Everything that was written is read: times aware and in UTC, JSON as it was."""
+    found = new_batch(store, parts=2)
+    assert (found.status, found.claim, found.created_at) == (BatchStatus.PENDING, CLAIM, NOW)
+    assert (found.metadata, found.output_schema) == ({"team": "ü"}, {"type": "object"})
+    assert (found.fingerprint, found.request_count, found.spooled_at) == ("f", 6, NOW)
+    assert [(part.number, part.request_count) for part in found.parts] == [(0, 3), (1, 3)]
+    assert store.count_entries(found).pending == 6
+
+
+def test_unknown_batch(store):
+    """An id that is not there is named, with where to look."""
+    with pytest.raises(BatchMissingError, match="the store knows no batch 'nope'"):
+        store.get_batch("nope")
+
+
+def test_claim_is_held_by_one_batch(store):
+    """A second batch of the same task instance is refused until the first gives up the claim."""
+    first = new_batch(store)
+    with pytest.raises(ClaimTakenError, match="holds batch b1 already") as caught:
+        new_batch(store, "b2")
+    assert caught.value.batch_id == "b1"
+    assert store.find_by_claim(CLAIM).batch_id == "b1"
+    store.release_claim("b1", NOW)
+    assert store.find_by_claim(CLAIM) is None
+    assert new_batch(store, "b2").claim == CLAIM
+    assert store.get_batch("b1").claim == first.claim
+
+
+def test_racing_creators_leave_one_batch(store):
+    """Of many attempts at once exactly one gets the claim."""
+
+    def attempt(n):
+        try:
+            new_batch(store, f"r{n}")
+        except ClaimTakenError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(attempt, range(6))) == 1
+
+
+def test_batches_without_a_claim(store):
+    """A hook's own batches belong to no task instance, and there may be many."""
+    assert new_batch(store, "a", claim=None).claim is None
+    assert new_batch(store, "b", claim=None).claim is None
+
+
+def test_same_batch_id_twice(store):
+    """An id is unique."""
+    new_batch(store, "a", claim=None)
+    with pytest.raises(StoreError, match="refused a statement"):
+        new_batch(store, "a", claim=None)
+
+
+@pytest.mark.parametrize("chunks", [[["x", "y", "x"]], [["x", "y"], ["z", "y"]]])
+def test_duplicate_custom_id_is_named(store, chunks):
+    """Twice the same custom_id, in one chunk or across two, names both rows and the value."""
+    made = store.create_batch(
+        NewBatch(
+            batch_id="d", provider="p", conn_id="c", model="m", endpoint="e", claim=None, spool_uri="s",
+            output_schema=None, metadata={}, created_at=NOW,
+        )
+    )  # fmt: skip
+    index = 0
+    with pytest.raises(DuplicateCustomIdError, match=r"rows \d and \d have the same custom_id '[xy]'") as caught:
+        for chunk in chunks:
+            store.add_entries(made, [(index + n, name, 0, 0, 1) for n, name in enumerate(chunk)])
+            index += len(chunk)
+    assert caught.value.row == index + 2 - (1 if len(chunks) == 2 else 0)
+
+
+def test_submission_is_recorded(store):
+    """Intent, upload and the provider's id, in that order; the batch follows its parts."""
+    made = new_batch(store, parts=2)
+    first, second = made.parts
+    store.record_upload(first.id, "file-1")
+    store.record_intent(first.id, NOW)
+    with pytest.raises(InvalidBatchError, match="being submitted by another process"):
+        store.record_intent(first.id, NOW)
+    store.record_submitted(first.id, state(BatchStatus.PENDING, "p1", expires_at=NOW + timedelta(days=1)), NOW)
+    found = store.get_batch("b1")
+    assert found.parts[0].status is BatchStatus.SUBMITTED
+    assert (found.parts[0].input_ref, found.parts[0].provider_batch_id) == ("file-1", "p1")
+    assert found.submitted_at == NOW
+    with pytest.raises(InvalidBatchError):
+        store.record_intent(first.id, NOW)
+    store.clear_intent(first.id)
+    assert store.get_batch("b1").parts[0].intent_at == NOW
+    assert store.known_provider_ids(["p1", "p2"]) == {"p1"}
+    assert [part.id for _, part in store.waiting_parts(["b1"])] == [first.id]
+    store.record_intent(second.id, NOW)
+    store.clear_intent(second.id)
+    assert store.get_batch("b1").parts[1].intent_at is None
+
+
+def test_one_provider_batch_belongs_to_one_part(store):
+    """Two parts can never be the same batch job."""
+    made = new_batch(store, parts=2)
+    store.record_submitted(made.parts[0].id, state(provider_batch_id="p1"), NOW)
+    with pytest.raises(StoreError):
+        store.record_submitted(made.parts[1].id, state(provider_batch_id="p1"), NOW)
+
+
+def test_statuses_only_move_forward(store):
+    """A late answer of the provider does not take a terminal part back; the batch is terminal when all parts are."""
+    made = new_batch(store, parts=2)
+    first, second = made.parts
+    for part, name in ((first, "p1"), (second, "p2")):
+        store.record_submitted(part.id, state(provider_batch_id=name), NOW)
+    counts = Counts(3, 3, 0)
+    ended = state(BatchStatus.ENDED, "p1", counts=counts, refs={"output_file_id": "f"})
+    assert store.record_states({first.id: ended}, NOW) == []
+    assert store.get_batch("b1").status is BatchStatus.IN_PROGRESS
+    store.record_states({first.id: state(BatchStatus.IN_PROGRESS, "p1")}, NOW)
+    failed = state(BatchStatus.FAILED, "p2", error="no quota")
+    assert store.record_states({second.id: failed}, NOW) == ["b1"]
+    found = store.get_batch("b1")
+    assert [part.status for part in found.parts] == [BatchStatus.ENDED, BatchStatus.FAILED]
+    assert (found.parts[0].counts, found.parts[0].refs) == (counts, {"output_file_id": "f"})
+    assert found.status.is_terminal
+    assert (found.error, found.ended_at) == ("no quota", NOW)
+    assert store.statuses(["b1", "nope"]) == {"b1": found.status}
+    assert store.waiting_parts(["b1"]) == []
+
+
+def test_outcomes_are_written_once(store):
+    """A second outcome of an entry, or one from another part, changes nothing."""
+    made = new_batch(store, parts=2)
+    bad = outcome(2, status="failed", reason="errored", error="e" * 900, usage=None, cost=Cost())
+    assert store.record_outcomes(made, [outcome(0), outcome(1), bad]) == 3
+    assert store.record_outcomes(made, [outcome(0, status="failed", reason="errored"), outcome(3, part=0)]) == 0
+    assert store.fail_without_result(made, 1, "expired", "the window closed") == 3
+    counts = store.count_entries(made)
+    assert (counts.pending, counts.completed, counts.failed) == (0, 2, 4)
+    assert counts.reasons == {"errored": 1, "expired": 3}
+    pages = list(store.iter_entries(made, size=4))
+    assert [len(page) for page in pages] == [4, 2]
+    entries = [entry for page in pages for entry in page]
+    assert [entry.custom_id for entry in entries] == [f"id {n}" for n in range(6)]
+    assert len(entries[2].error) == 500
+    assert (entries[1].result_offset, entries[1].result_length, entries[1].batch_cost) == (100, 99, 1_000_000)
+
+
+def test_hostile_text_of_a_provider_is_kept(store):
+    """A NUL in an error message, which PostgreSQL cannot hold, stops nothing."""
+    made = new_batch(store)
+    written = store.record_outcomes(made, [outcome(0, status="failed", reason="errored", error="a\x00b'; DROP TABLE")])
+    assert written == 1
+    store.fail_without_result(made, 0, "missing", "x\x00y")
+    texts = [entry.error for page in store.iter_entries(made) for entry in page]
+    assert texts == ["ab'; DROP TABLE", "xy", "xy"]
+    store.record_submitted(made.parts[0].id, state(), NOW)
+    store.record_states({made.parts[0].id: state(BatchStatus.FAILED, error="bad\x00news")}, NOW)
+    assert store.get_batch("b1").error == "badnews"
+
+
+def test_sums_are_exact(store):
+    """Usage and cost of a batch are the sums of its entries, in picodollars; unknown stays unknown."""
+    made = new_batch(store)
+    store.record_outcomes(made, [outcome(0), outcome(1, cost=Cost(10**15, 2 * 10**15, True))])
+    store.mark_part_fetched(made.parts[0].id, NOW)
+    found = store.mark_fetched(made, NOW)
+    assert found.usage == Usage(20, 4, 0, 10, 2)
+    assert found.cost == Cost(10**15 + 1_000_000, 2 * 10**15 + 2_000_000, True)
+    assert found.results_fetched_at == NOW
+    assert found.parts[0].results_fetched_at == NOW
+    other = new_batch(store, "b2", claim=None)
+    store.record_outcomes(other, [outcome(0, usage=None, cost=Cost())])
+    assert store.mark_fetched(other, NOW).cost == Cost()
+
+
+def test_stamps_are_set_once(store):
+    """What happened first stays."""
+    made = new_batch(store)
+    later = NOW + timedelta(hours=1)
+    assert store.mark_fetched(made, NOW).results_fetched_at == NOW
+    assert store.mark_fetched(made, later).results_fetched_at == NOW
+    store.mark_applied(made, "file:///a", NOW)
+    store.mark_applied(made, "file:///b", later)
+    found = store.get_batch("b1")
+    assert (found.applied_at, found.result_uri) == (NOW, "file:///b")
+    store.record_error("b1", "oh")
+    assert store.get_batch("b1").error == "oh"
+
+
+def test_discard(store):
+    """A batch of which nothing was sent can go; one that may have been paid cannot."""
+    new_batch(store)
+    store.discard_batch("b1")
+    assert store.find_by_claim(CLAIM) is None
+    made = new_batch(store)
+    store.record_intent(made.parts[0].id, NOW)
+    with pytest.raises(InvalidBatchError, match="was submitted, at least in part"):
+        store.discard_batch("b1")
+
+
+def test_migrations_make_the_tables_that_the_code_uses(url):
+    """The migrated schema and the tables' metadata are the same, and an upgrade may be repeated."""
+    assert migrate.current_revision(url) is None
+    migrate.upgrade(url)
+    migrate.upgrade(url)
+    assert migrate.current_revision(url) == migrate.head_revision()
+    engine = create_engine(parse_url(url))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+    migrate.drop(url)
+    assert migrate.current_revision(url) is None
+
+
+def test_unmigrated_database_says_what_to_run(url):
+    """A task never creates tables in a database that is not the embedded file."""
+    with pytest.raises(StoreNotReadyError, match="has no tables of raif yet; run `airflow db migrate`") as caught:
+        Store.open(url)
+    assert "not-a-secret" not in str(caught.value)
+
+
+def test_database_of_another_revision(url):
+    """A newer or older schema is refused by name."""
+    migrate.upgrade(url)
+    engine = create_engine(parse_url(url))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    engine.dispose()
+    with pytest.raises(StoreNotReadyError, match="is at revision 9999, not"):
+        Store.open(url)
+
+
+START = """
+import sys
+from airflow_raif.store import Store, migrate
+url = sys.argv[1]
+if sys.argv[2] == "server":
+    migrate.upgrade(url)
+store = Store.open(url, embedded=sys.argv[2] == "embedded")
+store.statuses(["x"])
+"""
+
+
+@pytest.mark.parametrize("kind", ["embedded", pytest.param("server", marks=pytest.mark.postgres)])
+def test_several_processes_start_at_once(kind, request, tmp_path):
+    """Six processes open, or migrate, one empty database together: all succeed."""
+    address = f"sqlite:///{tmp_path}/raif.db" if kind == "embedded" else request.getfixturevalue("server_url")
+    running = [
+        subprocess.Popen([sys.executable, "-c", START, address, kind], stderr=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * 6, errors
+
+
+@pytest.mark.postgres
+def test_server_that_is_away():
+    """No answer is a retryable error that names the address without its password."""
+    with pytest.raises(StoreUnavailableError, match=r"127\.0\.0\.1:9.*does not answer") as caught:
+        Store.open("postgresql://u:top-secret@127.0.0.1:9/raif")
+    assert "top-secret" not in str(caught.value)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("nonsense", "is not a database URL"), ("mysql://u:p@h/d", "runs on PostgreSQL or SQLite, not on 'mysql'")],
+)
+def test_wrong_addresses(address, message):
+    """What the store does not speak is refused with what it does."""
+    with pytest.raises(ConfigurationError, match=message):
+        Store.open(address)
+
+
+def test_postgres_without_its_driver(monkeypatch):
+    """The missing extra is named."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'airflow-raif\[postgres\]'"):
+        Store.open("postgres://h/d")
+
+
+def test_broken_embedded_file(tmp_path):
+    """A file that is no database is an error with its name."""
+    path = tmp_path / "raif.db"
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(StoreError, match=r"raif\.db"):
+        Store.open(f"sqlite:///{path}", embedded=True)
