@@ -15,7 +15,7 @@ import msgspec
 from airflow_raif.adapters.base import Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
 from airflow_raif.adapters.jsonl import decode_row, split_lines
 from airflow_raif.adapters.schemas import anthropic_schema
-from airflow_raif.adapters.text_form import check_form, merge_params, split_system, text_messages
+from airflow_raif.adapters.text_form import check_form, encode_json, merge_params, split_system, text_messages
 from airflow_raif.domain.batch import Counts, PartState
 from airflow_raif.domain.errors import InvalidRequestError, MalformedResponseError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
@@ -164,22 +164,17 @@ class AnthropicAdapter(Adapter):
                 raise InvalidRequestError(
                     "Anthropic wants max_tokens with every request; set it for the batch or the row"
                 )
-            try:
-                return b'{"custom_id":"' + wire_id.encode() + b'","params":' + _encode(params) + b"}"
-            except UnicodeEncodeError as error:
-                raise InvalidRequestError(
-                    f"the text cannot be written as UTF-8 ({error.reason} at character {error.start}); mend its encoding"
-                ) from error
+            return b'{"custom_id":"' + wire_id.encode() + b'","params":' + encode_json(params) + b"}"
 
         return encode
 
     # Submit
 
-    def upload(self, transport: Transport, part: SpooledPart) -> str | None:  # noqa: ARG002
+    def upload(self, transport: Transport, part: SpooledPart) -> str | None:
         """Do nothing: the requests travel in the create itself."""
         return None
 
-    def create(self, transport: Transport, part: SpooledPart, input_ref: str | None) -> PartState:  # noqa: ARG002
+    def create(self, transport: Transport, part: SpooledPart, input_ref: str | None) -> PartState:
         """Send the requests, streamed from the spool, once."""
         head, tail = b'{"requests":[', b"]}"
 
@@ -288,7 +283,7 @@ class AnthropicAdapter(Adapter):
         """Build ``GET /v1/models``."""
         return Request(method="GET", path="/v1/models?limit=1")
 
-    def delete_file_request(self, ref: str) -> Request | None:  # noqa: ARG002
+    def delete_file_request(self, ref: str) -> Request | None:
         """Return nothing: batches here have no files."""
         return None
 

@@ -12,14 +12,15 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 import msgspec
+import tenacity
 
 from airflow_raif.adapters.base import Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
+from airflow_raif.adapters.gemini_requests import embed_body, generate_body
 from airflow_raif.adapters.gemini_results import read_row
 from airflow_raif.adapters.jsonl import split_lines
-from airflow_raif.adapters.schemas import gemini_schema
-from airflow_raif.adapters.text_form import check_form, merge_params, split_system, text_messages
+from airflow_raif.adapters.text_form import check_form, encode_json, merge_params
 from airflow_raif.domain.batch import Counts, PartState
-from airflow_raif.domain.errors import InvalidBatchError, InvalidRequestError, MalformedResponseError
+from airflow_raif.domain.errors import MalformedResponseError, TransientProviderError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.result import EntryResult
 from airflow_raif.domain.status import BatchStatus
@@ -30,6 +31,7 @@ GENERATE, EMBED = "batchGenerateContent", "asyncBatchEmbedContent"
 #: The documented most of an inline create is 20 MB; larger parts go through a file.
 INLINE_MAX_BYTES = 15 * 1000 * 1000
 UPLOAD_CHUNK_BYTES = 8 << 20
+UPLOAD_ATTEMPTS = 4
 CLOCK_SKEW_SECONDS = 120
 MAX_PAGES = 50
 
@@ -139,17 +141,12 @@ class GeminiAdapter(Adapter):
     def make_encoder(self, defaults: RequestDefaults) -> Callable[[EntryRequest, str], bytes]:
         """Return a function that writes one line of a request file."""
         endpoint = self.resolve_endpoint(defaults.endpoint)
-        make_body = (_generate_body if endpoint == GENERATE else _embed_body)(defaults)
+        make_body = (generate_body if endpoint == GENERATE else embed_body)(defaults)
 
         def encode(request: EntryRequest, wire_id: str) -> bytes:
             check_form(request)
             body = request.body if request.body is not None else make_body(request)
-            try:
-                encoded = _encode(merge_params(body, request.params))
-            except UnicodeEncodeError as error:
-                raise InvalidRequestError(
-                    f"the text cannot be written as UTF-8 ({error.reason} at character {error.start}); mend its encoding"
-                ) from error
+            encoded = encode_json(merge_params(body, request.params))
             return b'{"key":"' + wire_id.encode() + b'","request":' + encoded + b"}"
 
         return encode
@@ -160,6 +157,15 @@ class GeminiAdapter(Adapter):
         """Upload the lines in chunks where they are too many for an inline create."""
         if part.request_bytes <= INLINE_MAX_BYTES:
             return None
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TransientProviderError),
+            stop=tenacity.stop_after_attempt(UPLOAD_ATTEMPTS),
+            wait=tenacity.wait_exponential_jitter(max=30),
+            reraise=True,
+        )
+        return again(self._upload, transport, part)
+
+    def _upload(self, transport: Transport, part: SpooledPart) -> str:
         start = transport.send(
             Request(
                 method="POST",
@@ -182,7 +188,7 @@ class GeminiAdapter(Adapter):
         for chunk, is_last in _chunks(part.blocks(), part.request_bytes):
             command = "upload, finalize" if is_last else "upload"
             headers = {"x-goog-upload-command": command, "x-goog-upload-offset": str(offset)}
-            # Not repeated: a chunk at an offset that the server has passed is refused. The upload starts anew instead.
+            # Not repeated: a chunk at an offset that the server has passed is refused. The whole upload starts anew.
             content = transport.send(
                 Request(method="POST", path=address, headers=headers, content=chunk), retry=False
             ).content
@@ -351,52 +357,3 @@ def _status(operation: _Operation, raw_status: str) -> BatchStatus:
         log.warning("gemini says %s is %r, which is unknown; polling goes on", operation.name, raw_status)
         return BatchStatus.IN_PROGRESS
     return status
-
-
-def _generate_body(defaults: RequestDefaults) -> Callable[[EntryRequest], dict[str, Any]]:
-    """https://ai.google.dev/api/generate-content."""
-    shared: dict[str, Any] = {}
-    if defaults.output_schema:
-        shared = {
-            "responseMimeType": "application/json",
-            "responseJsonSchema": gemini_schema(defaults.output_schema),
-        }
-
-    def make(request: EntryRequest) -> dict[str, Any]:
-        system = defaults.system if request.system is None else request.system
-        system, messages = split_system(text_messages(request), system)
-        body: dict[str, Any] = {
-            "contents": [
-                {"role": "model" if each["role"] == "assistant" else "user", "parts": [{"text": each["content"]}]}
-                for each in messages
-            ]
-        }
-        if system is not None:
-            body["systemInstruction"] = {"parts": [{"text": system}]}
-        config = dict(shared)
-        max_tokens = defaults.max_tokens if request.max_tokens is None else request.max_tokens
-        temperature = defaults.temperature if request.temperature is None else request.temperature
-        if max_tokens is not None:
-            config["maxOutputTokens"] = max_tokens
-        if temperature is not None:
-            config["temperature"] = temperature
-        if config:
-            body["generationConfig"] = config
-        return merge_params(body, defaults.params)
-
-    return make
-
-
-def _embed_body(defaults: RequestDefaults) -> Callable[[EntryRequest], dict[str, Any]]:
-    """https://ai.google.dev/api/embeddings."""
-    if defaults.output_schema or defaults.system:
-        raise InvalidBatchError("embeddings take neither a system prompt nor an output schema; leave them out")
-
-    def make(request: EntryRequest) -> dict[str, Any]:
-        if request.prompt is None:
-            raise InvalidRequestError("embeddings take a prompt, which is the text to embed, or a native body")
-        model = (request.model or defaults.model).removeprefix("models/")
-        body = {"model": f"models/{model}", "content": {"parts": [{"text": request.prompt}]}}
-        return merge_params(body, defaults.params)
-
-    return make

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -45,11 +45,13 @@ class _Common:
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         headers = {**self._headers, **request.headers}
-        content = request.content
-        if callable(content):
+        content: bytes | Iterable[bytes] | None
+        if callable(request.content):
             # With its length given, httpx does not send the body chunked.
             headers["content-length"] = str(request.content_length)
-            content = content()
+            content = request.content()
+        else:
+            content = request.content
         return {"method": request.method, "url": self._url(request.path), "headers": headers, "content": content}
 
     def _url(self, path: str) -> str:
@@ -137,7 +139,8 @@ class HttpTransport(_Common):
         """
         if not retry:
             return self._send_once(request)
-        return self._retrying(lambda: self._send_once(request))
+        response: Response = self._retrying(lambda: self._send_once(request))
+        return response
 
     @contextmanager
     def stream(self, request: Request) -> Iterator[Iterator[bytes]]:
@@ -198,7 +201,7 @@ class AsyncHttpTransport(_Common):
         super().__init__(adapter)
         self._client = client
 
-    async def send(self, request: Request, *, retry: bool = False) -> Response:  # noqa: ARG002 - as the other's
+    async def send(self, request: Request, *, retry: bool = False) -> Response:
         """Send and read the whole answer, once.
 
         :raises ProviderError: the provider refused, failed or cannot be reached.

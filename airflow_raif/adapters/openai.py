@@ -24,7 +24,7 @@ from airflow_raif.adapters.base import (
 )
 from airflow_raif.adapters.openai_results import read_row
 from airflow_raif.adapters.schemas import openai_schema
-from airflow_raif.adapters.text_form import check_form, merge_params, text_messages
+from airflow_raif.adapters.text_form import check_form, encode_json, merge_params, text_messages
 from airflow_raif.domain.batch import Counts, PartState
 from airflow_raif.domain.errors import InvalidBatchError, InvalidRequestError, MalformedResponseError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
@@ -138,12 +138,7 @@ class OpenAIAdapter(Adapter):
                 body = {"model": request.model or defaults.model, **request.body}
             else:
                 body = make_body(request)
-            try:
-                return head + wire_id.encode() + middle + _encode(merge_params(body, request.params)) + b"}"
-            except UnicodeEncodeError as error:
-                raise InvalidRequestError(
-                    f"the text cannot be written as UTF-8 ({error.reason} at character {error.start}); mend its encoding"
-                ) from error
+            return head + wire_id.encode() + middle + encode_json(merge_params(body, request.params)) + b"}"
 
         return encode
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from airflow_raif.domain.errors import InvalidRequestError
 from airflow_raif.domain.request import EntryRequest
 
+_encode = msgspec.json.Encoder().encode
 ROLES = frozenset(("user", "assistant", "system", "developer"))
 
 
@@ -64,3 +67,18 @@ def merge_params(body: dict[str, Any], params: Mapping[str, Any] | None) -> dict
         mine = merged.get(name)
         merged[name] = merge_params(mine, value) if isinstance(mine, dict) and isinstance(value, Mapping) else value
     return merged
+
+
+def encode_json(body: Mapping[str, Any]) -> bytes:
+    """Write a native body as JSON.
+
+    :raises InvalidRequestError: a text in it is not UTF-8, or a value has no JSON form.
+    """
+    try:
+        return _encode(body)
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            f"the text cannot be written as UTF-8 ({error.reason} at character {error.start}); mend its encoding"
+        ) from error
+    except TypeError as error:
+        raise InvalidRequestError(f"the request cannot be written as JSON: {error}") from error

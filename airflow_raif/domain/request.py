@@ -74,10 +74,7 @@ def request_of(row: Any, index: int) -> EntryRequest:
             )
         else:
             columns[name] = value
-    params = fields.get("params")
-    if isinstance(params, Mapping) and not fields.keys() & {"prompt", "messages", "body"}:
-        if any(mark in params for mark in _NATIVE_MARKS):
-            fields["body"] = fields.pop("params")
+    _take_native_params(fields)
     custom_id = fields.get("custom_id")
     if isinstance(custom_id, int) and not isinstance(custom_id, bool):
         fields["custom_id"] = str(custom_id)
@@ -96,6 +93,14 @@ def request_of(row: Any, index: int) -> EntryRequest:
         raise InvalidRequestError(
             f"row {index} has the {name} {fields.get(name)!r:.60}: {problem.lower()}; correct it", row=index
         ) from error
+
+
+def _take_native_params(fields: dict[str, Any]) -> None:
+    params = fields.get("params")
+    if not isinstance(params, Mapping) or fields.keys() & {"prompt", "messages", "body"}:
+        return
+    if any(mark in params for mark in _NATIVE_MARKS):
+        fields["body"] = fields.pop("params")
 
 
 class RequestDefaults(msgspec.Struct, kw_only=True, frozen=True):

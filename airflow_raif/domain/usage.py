@@ -11,7 +11,7 @@ PICO = Decimal(10) ** 12
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens of one or more entries. ``input_tokens`` includes the cached ones, ``output_tokens`` the reasoning ones."""
+    """Tokens of entries. ``input_tokens`` includes the cached ones, ``output_tokens`` the reasoning ones."""
 
     input_tokens: int = 0
     #: Tokens read from the provider's prompt cache.

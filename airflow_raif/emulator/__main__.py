@@ -15,7 +15,8 @@ _ADDRESSES = """The OpenAI, Anthropic and Gemini Batch APIs answer at {url}
   OPENAI_BASE_URL={url}/v1
   ANTHROPIC_BASE_URL={url}
   GOOGLE_GEMINI_BASE_URL={url}
-Any key works, but for those that begin with "bad". Faults: PUT {url}/_emulator/faults, counters: GET {url}/_emulator/state
+Any key works, but for those that begin with "bad".
+Faults: PUT {url}/_emulator/faults; counters: GET {url}/_emulator/state
 Ctrl-C stops it."""
 
 

@@ -13,10 +13,38 @@ import msgspec
 #: A generator of one value from a stream of numbers.
 Generator = Callable[["Draw"], Any]
 
-_WORDS = (
-    "batch answer quiet river table seven north light copper garden signal winter paper engine harbor meadow "
-    "orange window planet silver letter bridge forest marble candle thunder pocket violet anchor summer"
-).split()
+_WORDS = [
+    "batch",
+    "answer",
+    "quiet",
+    "river",
+    "table",
+    "seven",
+    "north",
+    "light",
+    "copper",
+    "garden",
+    "signal",
+    "winter",
+    "paper",
+    "engine",
+    "harbor",
+    "meadow",
+    "orange",
+    "window",
+    "planet",
+    "silver",
+    "letter",
+    "bridge",
+    "forest",
+    "marble",
+    "candle",
+    "thunder",
+    "pocket",
+    "violet",
+    "anchor",
+    "summer",
+]
 _FORMATS = {
     "date": "2026-03-14",
     "time": "09:26:53Z",

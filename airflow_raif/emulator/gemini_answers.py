@@ -14,14 +14,50 @@ _EMPTY = msgspec.Raw(b"")
 _STOPS = {"end": "STOP", "length": "MAX_TOKENS", "refusal": "SAFETY"}
 #: Google's JSON parser refuses every name it does not know (https://ai.google.dev/api/generate-content).
 _KNOWN = frozenset(
-    "contents systemInstruction generationConfig tools toolConfig safetySettings cachedContent model store serviceTier "
-    "labels content taskType title outputDimensionality embedContentConfig".split()
+    [
+        "contents",
+        "systemInstruction",
+        "generationConfig",
+        "tools",
+        "toolConfig",
+        "safetySettings",
+        "cachedContent",
+        "model",
+        "store",
+        "serviceTier",
+        "labels",
+        "content",
+        "taskType",
+        "title",
+        "outputDimensionality",
+        "embedContentConfig",
+    ]
 )
 _KNOWN_CONFIG = frozenset(
-    "stopSequences responseMimeType responseSchema responseJsonSchema _responseJsonSchema responseModalities "
-    "responseFormat candidateCount maxOutputTokens temperature topP topK seed presencePenalty frequencyPenalty "
-    "responseLogprobs logprobs enableEnhancedCivicAnswers speechConfig thinkingConfig imageConfig "
-    "mediaResolution".split()
+    [
+        "stopSequences",
+        "responseMimeType",
+        "responseSchema",
+        "responseJsonSchema",
+        "_responseJsonSchema",
+        "responseModalities",
+        "responseFormat",
+        "candidateCount",
+        "maxOutputTokens",
+        "temperature",
+        "topP",
+        "topK",
+        "seed",
+        "presencePenalty",
+        "frequencyPenalty",
+        "responseLogprobs",
+        "logprobs",
+        "enableEnhancedCivicAnswers",
+        "speechConfig",
+        "thinkingConfig",
+        "imageConfig",
+        "mediaResolution",
+    ]
 )
 
 

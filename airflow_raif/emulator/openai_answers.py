@@ -18,11 +18,13 @@ ENDPOINTS = ("/v1/responses", "/v1/chat/completions", "/v1/embeddings")
 
 class _JsonSchema(msgspec.Struct):
     schema: msgspec.Raw = _EMPTY
+    strict: bool | None = None
 
 
 class _Format(msgspec.Struct):
     type: str = "text"
     schema: msgspec.Raw = _EMPTY
+    strict: bool | None = None
     json_schema: _JsonSchema | None = None
 
 
@@ -70,6 +72,13 @@ class RequestBody(msgspec.Struct):
         return bytes(output.json_schema.schema if output.json_schema else output.schema)
 
     @property
+    def strict_schema(self) -> bytes:
+        """The JSON schema, if the answer has to follow it strictly, or nothing."""
+        output = self.output_format
+        holder = output.json_schema or output if output else None
+        return self.schema if holder and holder.strict else b""
+
+    @property
     def forced_tool(self) -> _Tool | None:
         """The function the answer has to call."""
         choice = bytes(self.tool_choice)
@@ -77,7 +86,7 @@ class RequestBody(msgspec.Struct):
             return None
         tools = [tool.function or tool for tool in self.tools if tool.type == "function"]
         named = [tool for tool in tools if f'"{tool.name}"'.encode() in choice]
-        return (named or tools or [None])[0]
+        return next(iter(named or tools), None)
 
 
 def dated_model(model: str) -> str:

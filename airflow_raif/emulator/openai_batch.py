@@ -10,6 +10,7 @@ import msgspec
 from airflow_raif.emulator.compose import Composer
 from airflow_raif.emulator.openai_answers import OpenAIAnswers, RequestBody, dated_model, embedding_inputs
 from airflow_raif.emulator.results import ResultFiles
+from airflow_raif.emulator.schema_rules import openai_problem
 from airflow_raif.emulator.state import Batch, EmulatorState, StoredFile
 
 #: Documented at https://platform.openai.com/docs/guides/batch#rate-limits.
@@ -28,7 +29,7 @@ class _Line(msgspec.Struct):
     url: str = ""
 
 
-class _Problem(Exception):
+class _ProblemError(Exception):
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.entry = {"code": code, "message": message, "param": param}
@@ -60,68 +61,73 @@ class OpenAIBatches:
             seen: set[str] = set()
             inputs = 0
             with batch.rows_path.open("rb") as lines:
-                for number, raw in enumerate(lines, 1):
+                for line_number, raw in enumerate(lines, 1):
+                    number = line_number
                     if raw.strip():
                         inputs += self._check_line(batch, raw, seen)
             number = None
             if not seen:
-                raise _Problem("empty_batch", "The batch input file is empty.")
+                raise _ProblemError("empty_batch", "The batch input file is empty.")
             if inputs > _MAX_EMBEDDING_INPUTS:
-                raise _Problem("invalid_request", "The batch has more than 50,000 embedding inputs.")
+                raise _ProblemError("invalid_request", "The batch has more than 50,000 embedding inputs.")
             batch.row_count = len(seen)
             batch.model = dated_model(batch.model)
-        except _Problem as problem:
+        except _ProblemError as problem:
             batch.errors = [{**problem.entry, "line": number}]
             batch.model = ""
             self._state.move(batch, "failed")
 
     def _check_whole(self, batch: Batch) -> None:
         if self._state.faults.take_count("token_limit_exceeded"):
-            raise _Problem(
+            raise _ProblemError(
                 "token_limit_exceeded",
                 "Enqueued token limit reached for gpt-5-nano in organization org-emulated. Limit: 2,000,000 enqueued "
                 "tokens. Please try again once some in_progress batches have been completed.",
             )
         if self._state.faults.take_count("failed_batches"):
-            raise _Problem("invalid_request", "The batch failed for an emulated reason.")
+            raise _ProblemError("invalid_request", "The batch failed for an emulated reason.")
         if batch.rows_path.stat().st_size > self._state.settings.openai_max_bytes:
-            raise _Problem("invalid_request", "The batch input file is larger than the 200 MB maximum.")
+            raise _ProblemError("invalid_request", "The batch input file is larger than the 200 MB maximum.")
 
     def _check_line(self, batch: Batch, raw: bytes, seen: set[str]) -> int:
         try:
             line = self._lines.decode(raw)
         except msgspec.ValidationError as exc:
-            raise _Problem("missing_required_parameter", f"Missing required parameter: {exc}", "body") from exc
+            raise _ProblemError("missing_required_parameter", f"Missing required parameter: {exc}", "body") from exc
         except msgspec.DecodeError as exc:
-            raise _Problem("invalid_json_line", "This line is not parseable as valid JSON.") from exc
+            raise _ProblemError("invalid_json_line", "This line is not parseable as valid JSON.") from exc
         if not line.custom_id:
-            raise _Problem("missing_required_parameter", "Missing required parameter: 'custom_id'.", "custom_id")
+            raise _ProblemError("missing_required_parameter", "Missing required parameter: 'custom_id'.", "custom_id")
         if line.custom_id in seen:
-            raise _Problem("duplicate_custom_id", f"The custom_id {line.custom_id!r} is used twice.", "custom_id")
+            raise _ProblemError("duplicate_custom_id", f"The custom_id {line.custom_id!r} is used twice.", "custom_id")
         seen.add(line.custom_id)
         if len(seen) > self._state.settings.openai_max_rows:
-            raise _Problem("too_many_tasks", "The batch input file holds more than the maximum number of requests.")
+            raise _ProblemError(
+                "too_many_tasks", "The batch input file holds more than the maximum number of requests."
+            )
         if line.method != "POST":
-            raise _Problem("invalid_method", "The method must be POST.", "method")
+            raise _ProblemError("invalid_method", "The method must be POST.", "method")
         if line.url != batch.endpoint:
-            raise _Problem("invalid_url", "The URL provided for this request does not match the batch endpoint.", "url")
+            raise _ProblemError(
+                "invalid_url", "The URL provided for this request does not match the batch endpoint.", "url"
+            )
         return self._check_body(batch, line.body)
 
     def _check_body(self, batch: Batch, raw: msgspec.Raw) -> int:
         try:
             body = self._bodies.decode(raw)
         except msgspec.DecodeError as exc:
-            raise _Problem("invalid_request", f"The request body is invalid: {exc}", "body") from exc
+            raise _ProblemError("invalid_request", f"The request body is invalid: {exc}", "body") from exc
         if not body.model:
-            raise _Problem("missing_required_parameter", "Missing required parameter: 'model'.", "body.model")
+            raise _ProblemError("missing_required_parameter", "Missing required parameter: 'model'.", "body.model")
         if is_unknown_model(body.model):
-            raise _Problem(
+            raise _ProblemError(
                 "model_not_found", f"The provided model '{body.model}' is not supported by the Batch API.", "body.model"
             )
         if batch.model and body.model != batch.model:
-            raise _Problem("mismatched_model", "All requests of a batch must use the same model.", "body.model")
+            raise _ProblemError("mismatched_model", "All requests of a batch must use the same model.", "body.model")
         if body.stream:
-            raise _Problem("streaming_unsupported", "Streaming is not supported in the Batch API.", "body.stream")
+            raise _ProblemError("streaming_unsupported", "Streaming is not supported in the Batch API.", "body.stream")
         batch.model = body.model
         return len(embedding_inputs(body)) if batch.endpoint == "/v1/embeddings" else 0
 
@@ -167,7 +173,7 @@ class OpenAIBatches:
     def run(self, endpoint: str, raw: bytes, kind: str, batch: Batch, now: int) -> tuple[int, dict[str, Any]]:
         """Answer one request; return its status and body."""
         body = self._bodies.decode(raw)
-        error = None
+        error: tuple[int, str, str, str | None] | None = None
         if kind == "overloaded":
             error = (500, "The server had an error while processing your request.", "server_error", None)
         elif kind == "errored":
@@ -175,6 +181,9 @@ class OpenAIBatches:
         elif not bytes(body.input) and not bytes(body.messages):
             param = "messages" if endpoint == "/v1/chat/completions" else "input"
             error = (400, f"Missing required parameter: '{param}'.", "invalid_request_error", "missing_parameter")
+        elif body.strict_schema and (problem := openai_problem(body.strict_schema)):
+            message = f"Invalid schema for response_format: {problem}"
+            error = (400, message, "invalid_request_error", "invalid_json_schema")
         if error:
             batch.tally.errored += 1
             status, message, kind, code = error

@@ -69,7 +69,7 @@ class ResultFiles:
             return
         lines = path.read_bytes().split(b"\n")[:-1]
         if faults.shuffle:
-            random.Random(len(lines)).shuffle(lines)
+            random.Random(len(lines)).shuffle(lines)  # noqa: S311 - no secret
         whole = b"".join(line + (b"\r\n" if faults.crlf else b"\n") for line in lines)
         if faults.torn_last_line and lines:
             whole = whole[: -(len(lines[-1]) // 2 + 1)]

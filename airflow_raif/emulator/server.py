@@ -35,7 +35,7 @@ class _DroppableProtocol(H11Protocol):
             scope[ABORT] = abort
             await app(scope, receive, send)
 
-        self.app = with_abort  # type: ignore[assignment]
+        self.app = with_abort
 
 
 class EmulatorServer:

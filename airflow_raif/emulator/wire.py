@@ -45,7 +45,7 @@ class JsonResponse(Response):
 class DroppedResponse(Response):
     """No reply at all: the socket is closed."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as the base
         """Close the socket."""
         await scope[ABORT]()
 

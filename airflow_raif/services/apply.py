@@ -80,7 +80,7 @@ class _RowWriter:
         }  # fmt: skip
         if entry.error is not None:
             row["error"] = {"message": entry.error, "code": None, "status": None}
-        if entry.result_offset is None or entry.result_part is None:
+        if entry.result_offset is None or entry.result_length is None or entry.result_part is None:
             return row
         file = self._results[entry.result_part]
         file.seek(entry.result_offset)

@@ -238,7 +238,7 @@ def _add_to_fingerprint(digest: Any, line: bytes, wire_id: str, custom_id: str, 
 
 
 def _not_utf8(index: int, what: str, error: UnicodeEncodeError) -> InvalidRequestError:
+    where = f"{error.reason} at character {error.start}"
     return InvalidRequestError(
-        f"row {index}: {what} cannot be written as UTF-8 ({error.reason} at character {error.start}); mend its encoding",
-        row=index,
+        f"row {index}: {what} cannot be written as UTF-8 ({where}); mend its encoding", row=index
     )

@@ -47,10 +47,10 @@ def make_parser(schema: Mapping[str, Any] | None) -> Callable[[str], Any]:
             raise InvalidOutputError(f"the answer is not JSON: {error}") from error
         if validator.is_valid(value):
             return value
-        error = _first_violation(validator, value)
+        violation = _first_violation(validator, value)
         if _drop_nulls(validator, value) and validator.is_valid(value):
             return value
-        raise InvalidOutputError(error)
+        raise InvalidOutputError(violation)
 
     return parse
 

@@ -129,10 +129,9 @@ def sums(connection: Connection, batch_key: int) -> dict[str, Any]:
     """Sum usage and cost over a batch's entries, as values of its row; a sum over nothing known is null."""
     columns = (*USAGE_COLUMNS, "batch_cost", "standard_cost")
     is_estimated = select(entry.c.idx).where(entry.c.batch_key == batch_key, entry.c.cost_is_estimated).exists()
-    row = connection.execute(
-        select(*(func.sum(entry.c[name]).label(name) for name in columns), select(is_estimated).scalar_subquery().label("est"))
-        .where(entry.c.batch_key == batch_key)
-    ).mappings().one()  # fmt: skip
+    totals = [func.sum(entry.c[name]).label(name) for name in columns]
+    statement = select(*totals, select(is_estimated).scalar_subquery().label("est"))
+    row = connection.execute(statement.where(entry.c.batch_key == batch_key)).mappings().one()
     # PostgreSQL sums BIGINT to a decimal.
     values: dict[str, Any] = {name: None if row[name] is None else int(row[name]) for name in columns}
     return {**values, "cost_is_estimated": bool(row["est"])}
@@ -147,4 +146,5 @@ def page(connection: Connection, batch_key: int, start: int, size: int) -> list[
     statement = (
         select(*columns).where(entry.c.batch_key == batch_key, entry.c.idx >= start).order_by(entry.c.idx).limit(size)
     )
-    return [EntryRow(*row) for row in connection.execute(statement).all()]
+    rows: Sequence[Any] = connection.execute(statement).all()
+    return [EntryRow(*row) for row in rows]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
+from sqlalchemy import RowMapping
 
 from airflow_raif.domain.batch import Batch, Claim, Counts, Part
 from airflow_raif.domain.errors import StoreError
@@ -78,7 +78,7 @@ class EntryRow(msgspec.Struct, frozen=True, gc=False):
     standard_cost: int | None
 
 
-def batch_of(row: Mapping[str, Any], parts: list[Part]) -> Batch:
+def batch_of(row: RowMapping, parts: list[Part]) -> Batch:
     """Read a row of raif_batch."""
     claim = None
     if row["dag_id"] is not None:
@@ -94,7 +94,7 @@ def batch_of(row: Mapping[str, Any], parts: list[Part]) -> Batch:
     )
 
 
-def part_of(row: Mapping[str, Any]) -> Part:
+def part_of(row: RowMapping) -> Part:
     """Read a row of raif_part."""
     names = set(Part.__struct_fields__) & set(row) - {"status", "counts"}
     counts = Counts(**row["counts"]) if row["counts"] else None

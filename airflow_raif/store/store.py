@@ -174,7 +174,7 @@ class Store:
         batch: Batch,
         *,
         number: int,
-        round: int,
+        round: int,  # noqa: A002 - the column's name, and the word for it
         model: str,
         request_count: int,
         request_bytes: int,

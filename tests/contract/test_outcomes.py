@@ -158,7 +158,7 @@ def test_canceled_at_the_provider(provider, runtime, emulator, store):
 
 @EACH
 def test_failed_batch_is_told_with_the_providers_words(provider, runtime, emulator, store):
-    """A batch that failed as a whole has no result; its entries carry the provider's reason, and a retry starts anew."""
+    """A batch that failed as a whole has no result; its entries carry the reason, and a retry starts anew."""
     if provider == "anthropic":
         pytest.skip("Anthropic's batches do not fail as a whole")
     emulator.state.faults.failed_batches = 1
@@ -324,6 +324,9 @@ def test_gemini_file_mode(emulator, store, tmp_path, monkeypatch):
     """Above the inline limit the requests go through a file, in chunks, and the responses come as one."""
     monkeypatch.setattr("airflow_raif.adapters.gemini.INLINE_MAX_BYTES", 1000)
     monkeypatch.setattr("airflow_raif.adapters.gemini.UPLOAD_CHUNK_BYTES", 256 * 1024)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    # The connection breaks in the middle of the upload: it starts anew.
+    emulator.state.faults.http.append(HttpFault(route="gemini.files.upload", drop="before", skip=2))
     given = [{"prompt": f"{n} " + "x" * 5000} for n in range(120)]
     with runtime_of("gemini", emulator.url, store, tmp_path) as runtime:
         batch = run(runtime, given, output_schema=ANSWER)
