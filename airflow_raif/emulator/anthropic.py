@@ -69,7 +69,8 @@ class AnthropicDialect:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        dialect = Dialect(self._state, "anthropic", render_error, ApiError(401, "invalid x-api-key"))
+        bad_key = ApiError(401, "invalid x-api-key")
+        dialect = Dialect(self._state, "anthropic", render_error, bad_key, id_header="request-id")
         batches = "/v1/messages/batches"
         dialect.add("POST", batches, "batches.create", self._create)
         dialect.add("GET", batches, "batches.list", self._list)

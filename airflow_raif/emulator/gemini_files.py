@@ -152,9 +152,7 @@ class GeminiFiles:
 
     def _delete(self, request: Request) -> Response:
         file = self._from(request)
-        with self._state.lock:
-            del self._state.files["gemini"][file.id]
-        file.path.unlink(missing_ok=True)
+        self._state.remove_file("gemini", file)
         return JsonResponse({})
 
     def _download(self, request: Request) -> Response:

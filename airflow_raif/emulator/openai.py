@@ -40,7 +40,7 @@ class OpenAIDialect:
     def routes(self) -> list[Route]:
         """Return the routes."""
         bad_key = ApiError(401, "Incorrect API key provided.", "invalid_api_key")
-        dialect = Dialect(self._state, "openai", render_error, bad_key)
+        dialect = Dialect(self._state, "openai", render_error, bad_key, id_header="x-request-id")
         dialect.add("POST", "/v1/files", "files.create", self._create_file)
         dialect.add("GET", "/v1/files", "files.list", self._list_files)
         dialect.add("GET", "/v1/files/{id}", "files.get", self._get_file)
@@ -105,8 +105,7 @@ class OpenAIDialect:
 
     def _delete_file(self, request: Request) -> Response:
         file = self._file(request)
-        del self._state.files["openai"][file.id]
-        file.path.unlink(missing_ok=True)
+        self._state.remove_file("openai", file)
         return JsonResponse({"id": file.id, "object": "file", "deleted": True})
 
     def _file_content(self, request: Request) -> Response:

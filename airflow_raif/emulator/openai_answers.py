@@ -17,12 +17,14 @@ ENDPOINTS = ("/v1/responses", "/v1/chat/completions", "/v1/embeddings")
 
 
 class _JsonSchema(msgspec.Struct):
+    name: str = ""
     schema: msgspec.Raw = _EMPTY
     strict: bool | None = None
 
 
 class _Format(msgspec.Struct):
     type: str = "text"
+    name: str = ""
     schema: msgspec.Raw = _EMPTY
     strict: bool | None = None
     json_schema: _JsonSchema | None = None
@@ -72,11 +74,11 @@ class RequestBody(msgspec.Struct):
         return bytes(output.json_schema.schema if output.json_schema else output.schema)
 
     @property
-    def strict_schema(self) -> bytes:
-        """The JSON schema, if the answer has to follow it strictly, or nothing."""
+    def strict_schema(self) -> tuple[str, bytes] | None:
+        """The name and the JSON schema that the answer has to follow strictly."""
         output = self.output_format
         holder = output.json_schema or output if output else None
-        return self.schema if holder and holder.strict else b""
+        return (holder.name, self.schema) if holder and holder.strict and self.schema else None
 
     @property
     def forced_tool(self) -> _Tool | None:

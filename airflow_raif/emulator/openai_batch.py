@@ -40,6 +40,28 @@ def is_unknown_model(model: str) -> bool:
     return model.startswith(("unknown", "no-such"))
 
 
+def _refusal(endpoint: str, body: RequestBody, kind: str) -> dict[str, str | None] | None:
+    """Return the error that a request ends with instead of an answer."""
+    param = "messages" if endpoint == "/v1/chat/completions" else "input"
+    given = bytes(getattr(body, param))
+    error: dict[str, str | None] = {"type": "invalid_request_error", "param": None, "code": "invalid_value"}
+    if kind == "overloaded":
+        return {**error, "message": "The server had an error.", "type": "server_error", "code": None}
+    if kind == "errored":
+        return {**error, "message": "Emulated invalid request."}
+    if given in (b"", b"null"):
+        message = f"Missing required parameter: '{param}'."
+        return {**error, "message": message, "param": param, "code": "missing_required_parameter"}
+    if given in (b"[]", b'""'):
+        return {**error, "message": f"Invalid '{param}': it is empty.", "param": param}
+    if body.strict_schema:
+        name, schema = body.strict_schema
+        if problem := openai_problem(schema):
+            message = f"Invalid schema for response_format '{name}': {problem}"
+            return {**error, "message": message, "code": "invalid_json_schema"}
+    return None
+
+
 class OpenAIBatches:
     """Checks, runs and renders batches."""
 
@@ -173,21 +195,10 @@ class OpenAIBatches:
     def run(self, endpoint: str, raw: bytes, kind: str, batch: Batch, now: int) -> tuple[int, dict[str, Any]]:
         """Answer one request; return its status and body."""
         body = self._bodies.decode(raw)
-        error: tuple[int, str, str, str | None] | None = None
-        if kind == "overloaded":
-            error = (500, "The server had an error while processing your request.", "server_error", None)
-        elif kind == "errored":
-            error = (400, "Emulated invalid request.", "invalid_request_error", "invalid_value")
-        elif not bytes(body.input) and not bytes(body.messages):
-            param = "messages" if endpoint == "/v1/chat/completions" else "input"
-            error = (400, f"Missing required parameter: '{param}'.", "invalid_request_error", "missing_parameter")
-        elif body.strict_schema and (problem := openai_problem(body.strict_schema)):
-            message = f"Invalid schema for response_format: {problem}"
-            error = (400, message, "invalid_request_error", "invalid_json_schema")
+        error = _refusal(endpoint, body, kind)
         if error:
             batch.tally.errored += 1
-            status, message, kind, code = error
-            return status, {"error": {"message": message, "type": kind, "param": None, "code": code}}
+            return (500 if error["type"] == "server_error" else 400), {"error": error}
         batch.tally.succeeded += 1
         return 200, self.answers.answer(endpoint, body, raw, kind, batch.tally, now)
 

@@ -117,6 +117,14 @@ class EmulatorState:
             self.files[provider][file.id] = file
         return file
 
+    def remove_file(self, provider: str, file: StoredFile) -> None:
+        """Forget a file; its bytes stay as long as a running batch reads them."""
+        with self.lock:
+            del self.files[provider][file.id]
+            readers = [b for b in self.batches[provider].values() if b.rows_path == file.path and not b.is_terminal]
+        if not readers:
+            file.path.unlink(missing_ok=True)
+
     def add_batch(self, batch: Batch) -> Batch:
         """Keep a new batch and count the create."""
         with self.lock:

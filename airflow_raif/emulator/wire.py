@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -61,12 +62,16 @@ def read_key(request: Request) -> str:
 class Dialect:
     """Collects the guarded routes of one provider."""
 
-    def __init__(self, state: EmulatorState, name: str, render_error: ErrorRenderer, bad_key: ApiError) -> None:
+    def __init__(
+        self, state: EmulatorState, name: str, render_error: ErrorRenderer, bad_key: ApiError, *, id_header: str = ""
+    ) -> None:
         self.state = state
         self.name = name
         self.routes: list[Route] = []
         self._render_error = render_error
         self._bad_key = bad_key
+        #: The header in which every reply carries an id of its own; ``""`` for none.
+        self._id_header = id_header
 
     def add(self, method: str, path: str, name: str, handler: Handler) -> None:
         """Add a route. A plain function runs in a thread, since it may make results."""
@@ -78,11 +83,19 @@ class Dialect:
 
     def _guard(self, name: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
+            response = await answer(request)
+            if self._id_header:
+                response.headers.setdefault(self._id_header, f"req_{secrets.token_hex(12)}")
+            return response
+
+        async def answer(request: Request) -> Response:
             with self.state.lock:
                 self.state.requests[name] += 1
                 fault = self.state.faults.take_http(name)
             key = read_key(request)
-            if not key or key.startswith("bad"):
+            # An upload's own address stands for the key: Google's SDK sends none to it.
+            is_upload = name == "gemini.files.upload" and "upload_id" in request.query_params
+            if not is_upload and (not key or key.startswith("bad")):
                 return self.error(self._bad_key)
             if fault and fault.drop == "before":
                 return DroppedResponse()
