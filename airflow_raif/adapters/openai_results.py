@@ -233,19 +233,24 @@ def _judged(
 
 
 def _from_embedding(wire_id: str, body: _Body) -> EntryResult:
-    vector = body.data[0].embedding if body.data else None
-    if isinstance(vector, str):
-        packed = base64.b64decode(vector)
-        vector = list(struct.unpack(f"<{len(packed) // 4}f", packed))
-    if not vector:
+    vectors = [_vector(each.embedding) for each in body.data or ()]
+    if not vectors or not all(vectors):
         return _failed(wire_id, FailureReason.INVALID_OUTPUT, "the answer has no embedding", None, body)
     return EntryResult(
         wire_id=wire_id,
         status=_COMPLETED,
-        embedding=vector,
+        # One request may hold several inputs, each with a vector of its own.
+        embedding=vectors[0] if len(vectors) == 1 else vectors,
         model=body.model,
         usage=_usage(body.usage) if body.usage else None,
     )
+
+
+def _vector(value: list[float] | str | None) -> list[float]:
+    if isinstance(value, str):
+        packed = base64.b64decode(value)
+        return list(struct.unpack(f"<{len(packed) // 4}f", packed))
+    return value or []
 
 
 def _usage(usage: _Usage) -> Usage:

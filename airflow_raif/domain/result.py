@@ -38,7 +38,7 @@ class EntryResult(msgspec.Struct, kw_only=True):
     #: Text of the answer, reasoning left out; ``None`` where there is none (embeddings, tool calls only).
     text: str | None = None
     tool_calls: list[ToolCall] = msgspec.field(default_factory=list)
-    embedding: list[float] | None = None
+    embedding: list[float] | list[list[float]] | None = None
     error: EntryError | None = None
     #: The model that answered, as the provider names it.
     model: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
 
@@ -123,6 +124,16 @@ def _base_url(connection: Connection) -> str | None:
         host = f"{connection.schema or 'https'}://{host}"
     if connection.port and f":{connection.port}" not in host:
         host = f"{host}:{connection.port}"
+    try:
+        parts = urlsplit(host)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ConfigurationError(
+            f"connection {connection.conn_id} has the host {host!r}, which is no address; give one such as"
+            " https://api.example.com/v1, or none for the provider's own"
+        )
     return host
 
 
