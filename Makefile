@@ -7,6 +7,9 @@ CONSTRAINTS := constraints/airflow-$(AIRFLOW)-py3.11.txt
 BIN := $(VENV)/bin
 # Bytecode makes every start of Airflow twice as fast.
 unexport PYTHONDONTWRITEBYTECODE
+# The machine's own certificates, as pip does; the name of the setting changed between versions of uv.
+export UV_SYSTEM_CERTS := 1
+export UV_NATIVE_TLS := 1
 
 .PHONY: setup demo test test-oldest coverage lint bench constraints postgres clean
 
