@@ -20,10 +20,16 @@ Faults: PUT {url}/_emulator/faults; counters: GET {url}/_emulator/state
 Ctrl-C stops it."""
 
 
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 65_536):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 65535")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Serve until a signal comes."""
     parser = argparse.ArgumentParser(prog="python -m airflow_raif.emulator", description=__doc__)
-    parser.add_argument("--port", type=int, default=8765, help="loopback port, 0 for a free one (default 8765)")
+    parser.add_argument("--port", type=_port, default=8765, help="loopback port, 0 for a free one (default 8765)")
     parser.add_argument("--progress", default="seconds:5", help="immediate, polls:N or seconds:N (default seconds:5)")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME=VALUE", help="may be given several times")
     parser.add_argument("--record", type=Path, help="write the replies to this JSON file at the end")
@@ -32,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         progress, faults = Progress.parse(given.progress), parse_faults(given.fault)
     except ValueError as error:
         parser.error(str(error))
+    if given.record and not given.record.parent.is_dir():
+        parser.error(f"--record: there is no directory {given.record.parent}")
     signals = {signal.SIGINT, signal.SIGTERM}
     # Blocked before the server's thread starts, so that they reach this one alone.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import math
 import struct
 import zlib
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import msgspec
+
+from airflow_raif.emulator.patterns import compile_pattern
 
 #: A generator of one value from a stream of numbers.
 Generator = Callable[["Draw"], Any]
@@ -121,7 +126,7 @@ def compile_schema(schema: Any, root: Any, depth: int = 0) -> Generator:
         return compile_schema(_merge(schema, root), root, depth)
     for key in ("anyOf", "oneOf"):
         if schema.get(key):
-            return _compile_branches(schema[key], root, depth)
+            return _compile_branches(_with_siblings(schema, key), root, depth)
     return _compile_type(schema, root, depth)
 
 
@@ -161,6 +166,14 @@ def _merge(schema: dict[str, Any], root: Any) -> dict[str, Any]:
             else:
                 merged[key] = value
     return merged
+
+
+def _with_siblings(schema: dict[str, Any], key: str) -> list[Any]:
+    """Return the branches, each together with what the schema asks for beside them."""
+    base = {name: value for name, value in schema.items() if name != key}
+    if base.keys().isdisjoint(("properties", "required", "items")):
+        return list(schema[key])
+    return [{**base, "allOf": [branch]} for branch in schema[key] if isinstance(branch, dict)]
 
 
 def _is_null(branch: Any) -> bool:
@@ -211,18 +224,26 @@ def _compile_object(schema: dict[str, Any], root: Any, depth: int) -> Generator:
         for name, value in properties.items()
         if depth <= _MAX_DEPTH or name in required
     ]
-    fields += [(name, compile_schema({}, root)) for name in sorted(required - properties.keys())]
+    others = schema.get("additionalProperties")
+    fields += [(name, compile_schema(others or {}, root, depth + 1)) for name in sorted(required - properties.keys())]
+    # A map from any names to values gets an entry too.
+    wanted = max(int(schema.get("minProperties", 0)) - len(fields), int(isinstance(others, dict) and not fields))
+    if depth <= _MAX_DEPTH or "minProperties" in schema:
+        fields += [(name, compile_schema(others, root, depth + 1)) for name in _WORDS[:wanted]]
     return lambda draw: {name: generate(draw) for name, generate in fields}
 
 
 def _compile_array(schema: dict[str, Any], root: Any, depth: int) -> Generator:
-    prefix = [compile_schema(item, root, depth + 1) for item in schema.get("prefixItems", ())]
+    items = schema.get("items", {})
+    # Older drafts have the first items as a list there.
+    firsts = items if isinstance(items, list) else schema.get("prefixItems", ())
+    prefix = [compile_schema(item, root, depth + 1) for item in firsts]
     low = int(schema.get("minItems", schema.get("min_items", 0)))
     high = int(schema.get("maxItems", max(low, 0 if depth > _MAX_DEPTH else 3)))
     low = low if depth > _MAX_DEPTH else max(low, min(1, high))
-    if schema.get("items") is False or (prefix and "items" not in schema):
-        low = high = len(prefix)
-    item = compile_schema(schema.get("items", {}), root, depth + 1)
+    if items is False or (prefix and not isinstance(schema.get("items"), dict)):
+        low = high = len(prefix) if items is False else max(low, len(prefix))
+    item = compile_schema(items, root, depth + 1)
     is_unique = bool(schema.get("uniqueItems"))
 
     def generate(draw: Draw) -> list[Any]:
@@ -239,38 +260,55 @@ def _compile_array(schema: dict[str, Any], root: Any, depth: int) -> Generator:
     return generate
 
 
-def _bounds(schema: dict[str, Any], step: float) -> tuple[float, float]:
-    low = schema.get("minimum")
-    high = schema.get("maximum")
-    if isinstance(schema.get("exclusiveMinimum"), (int, float)):
-        low = schema["exclusiveMinimum"] + step
-    if isinstance(schema.get("exclusiveMaximum"), (int, float)):
-        high = schema["exclusiveMaximum"] - step
-    if low is None:
-        low = 0 if high is None or high >= 0 else high - 100
-    return float(low), float(high if high is not None else low + 100)
+def _limits(schema: dict[str, Any]) -> tuple[float, float]:
+    """Return the ends of a number's range; a missing one is 100 from the other."""
+    lows = [schema[name] for name in ("minimum", "exclusiveMinimum") if _is_number(schema.get(name))]
+    highs = [schema[name] for name in ("maximum", "exclusiveMaximum") if _is_number(schema.get(name))]
+    high = min(highs) if highs else None
+    low = max(lows) if lows else 0 if high is None or high > 0 else high - 100
+    return low, low + 100 if high is None else high
+
+
+def _is_number(value: Any) -> bool:
+    # In older drafts ``exclusiveMinimum`` is a boolean.
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _compile_integer(schema: dict[str, Any]) -> Generator:
-    low, high = _bounds(schema, 1)
-    step = int(schema.get("multipleOf") or 1)
-    first = -(-int(low) // step) if low == int(low) else -(-(int(low // 1) + 1) // step)
-    last = int(high // 1) // step
+    low, high = _limits(schema)
+    if low == schema.get("exclusiveMinimum"):
+        low = math.floor(low) + 1
+    if high == schema.get("exclusiveMaximum"):
+        high = math.ceil(high) - 1
+    # The integers among the multiples of n/d are the multiples of n.
+    step = Fraction(str(schema.get("multipleOf") or 1)).numerator
+    first, last = -(-math.ceil(low) // step), math.floor(high) // step
     return lambda draw: (first + draw.below(max(1, last - first + 1))) * step
 
 
 def _compile_number(schema: dict[str, Any]) -> Generator:
-    low, high = _bounds(schema, 0.001)
-    step = schema.get("multipleOf")
-    if step:
-        first = -(-low // step)
-        return lambda draw: (first + draw.below(max(1, int(high // step - first) + 1))) * step
-    return lambda draw: min(high, round(low + (high - low) * draw.below(1001) / 1000, 6))
+    low, high = _limits(schema)
+    if schema.get("multipleOf"):
+        # As decimals, since 3 * 0.1 is no multiple of 0.1 in binary.
+        step = Decimal(str(schema["multipleOf"]))
+        first = math.ceil(Decimal(str(low)) / step) + (low == schema.get("exclusiveMinimum"))
+        last = math.floor(Decimal(str(high)) / step)
+        return lambda draw: float((first + draw.below(max(1, last - first + 1))) * step)
+
+    def generate(draw: Draw) -> float:
+        exact = low + (high - low) * (1 + draw.below(999)) / 1000
+        rounded = round(exact, 6)
+        return rounded if low < rounded < high else exact
+
+    return generate
 
 
 def _compile_string(schema: dict[str, Any]) -> Generator:
     fixed = _FORMATS.get(schema.get("format", ""))
     low, high = int(schema.get("minLength", 0)), int(schema.get("maxLength", 10_000))
+    matching = compile_pattern(schema["pattern"]) if isinstance(schema.get("pattern"), str) else None
+    if matching:
+        return lambda draw: matching(draw.below)
 
     def generate(draw: Draw) -> str:
         text = fixed or make_text(draw, 3)

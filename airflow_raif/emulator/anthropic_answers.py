@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from airflow_raif.emulator.compose import Answer, Composer
-from airflow_raif.emulator.schema_rules import anthropic_problem
+from airflow_raif.emulator.schema_rules import anthropic_problem, malformed
 from airflow_raif.emulator.state import Tally
 
 _EMPTY = msgspec.Raw(b"")
@@ -127,7 +127,12 @@ class AnthropicAnswers:
         if params.temperature is not None and not 0 <= params.temperature <= 1:
             raise RefusedError("invalid_request_error", "temperature: range: 0..1")
         _check_messages(bytes(params.messages))
-        if params.schema and (problem := anthropic_problem(params.schema)):
+        if params.stream:
+            raise RefusedError("invalid_request_error", "stream: not supported in a batch")
+        tool = params.forced_tool
+        if tool and (problem := malformed(bytes(tool.input_schema))):
+            raise RefusedError("invalid_request_error", f"tools.input_schema: {problem}")
+        if params.schema and (problem := malformed(params.schema) or anthropic_problem(params.schema)):
             raise RefusedError("invalid_request_error", f"output_config.format.schema: {problem}")
         return params
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -24,6 +24,8 @@ RowKind = Literal[
     "blank",
 ]
 
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
 
 class HttpFault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Let the next calls of a route fail."""
@@ -31,7 +33,7 @@ class HttpFault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     #: Route name such as ``openai.batches.create``; ``*`` matches any text.
     route: str = "*"
     #: Answer with this status; 0 with ``drop``.
-    status: int = 0
+    status: Annotated[int, msgspec.Meta(ge=0, le=599)] = 0
     #: Close the socket without a reply, before or after the call took effect.
     drop: Literal["", "before", "after"] = ""
     #: How many calls fail; negative: all.
@@ -46,7 +48,7 @@ class RowFault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     kind: RowKind
     #: Evenly spread: with 0.1 every tenth row.
-    fraction: float = 0.0
+    fraction: Share = 0.0
     ids: list[str] = []
     rows: list[int] = []
     contains: str = ""
@@ -60,10 +62,10 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     http: list[HttpFault] = []
     rows: list[RowFault] = []
     #: Batches end expired or canceled after this share of their rows is done.
-    expire_after: float | None = None
-    cancel_after: float | None = None
+    expire_after: Share | None = None
+    cancel_after: Share | None = None
     #: Share of rows that are done when a client's cancel comes; ``None``: by progress.
-    done_at_cancel: float | None = None
+    done_at_cancel: Share | None = None
     #: The next so many OpenAI batches fail with ``token_limit_exceeded``, Gemini's with a quota error.
     token_limit_exceeded: int = 0
     #: The next so many batches fail as a whole.
@@ -131,16 +133,21 @@ def parse_fault(text: str) -> dict[str, Any]:
     :raises ValueError: the name or the value is not known.
     """
     name, _, value = text.partition("=")
-    if name in RowKind.__args__:  # type: ignore[attr-defined]
-        return {"rows": [{"kind": name, "fraction": float(value or 1)}]}
+    if name in get_args(RowKind):
+        share = _decode(name, value or "1")
+        return {"rows": [{"kind": name, "fraction": share}]}
     if "." in name or "*" in name:
         status, _, times = value.partition(":")
-        effect: dict[str, Any] = {"drop": status} if status in ("before", "after") else {"status": int(status)}
-        return {"http": [{"route": name, "times": int(times or 1), **effect}]}
+        effect = {"drop": status} if status in ("before", "after") else {"status": _decode(name, status)}
+        return {"http": [{"route": name, "times": _decode(name, times or "1"), **effect}]}
     if name not in Faults.__struct_fields__:
         raise ValueError(f"unknown fault {name!r}")
+    return {name: _decode(name, value or "true")}
+
+
+def _decode(name: str, value: str) -> Any:
     try:
-        return {name: msgspec.json.decode(value) if value else True}
+        return msgspec.json.decode(value)
     except msgspec.DecodeError as exc:
         raise ValueError(f"fault {name}: {value!r} is not JSON") from exc
 

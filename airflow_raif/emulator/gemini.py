@@ -17,7 +17,7 @@ from airflow_raif.emulator.gemini_answers import BadRequestError, check_request
 from airflow_raif.emulator.gemini_batch import GeminiBatches, new_batch_id
 from airflow_raif.emulator.gemini_files import GeminiFiles
 from airflow_raif.emulator.state import DAY_SECONDS, Batch, EmulatorState, Tally
-from airflow_raif.emulator.wire import ApiError, Dialect, JsonResponse, read_limit, reject, save_body
+from airflow_raif.emulator.wire import ApiError, Dialect, JsonResponse, read_limit, read_page_token, reject, save_body
 
 MODELS = ("gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-2.5-pro", "gemini-embedding-001")
 _STATUSES = {
@@ -134,6 +134,9 @@ class GeminiDialect:
                 unknown = fields.keys() - {"request", "metadata"}
                 if unknown:
                     reject(400, f"Invalid JSON payload received. Unknown name \"{min(unknown)}\" at '{where}'")
+                metadata = bytes(fields.get("metadata", b"{}"))
+                if not metadata.startswith(b"{"):
+                    reject(400, f"Invalid value at '{where}.metadata' (type.googleapis.com/google.protobuf.Struct)")
                 try:
                     check_request(bytes(fields.get("request", b"{}")), embeds=batch.endpoint.startswith("asyncBatch"))
                 except BadRequestError as exc:
@@ -150,7 +153,7 @@ class GeminiDialect:
 
     def _list(self, request: Request) -> Response:
         limit = read_limit(request, "pageSize", 20, 1000)
-        start = int(request.query_params.get("pageToken") or 0)
+        start = read_page_token(request)
         batches = list(reversed(self._state.batches["gemini"].values()))
         shown = [self._batches.look(batch) for batch in batches[start : start + limit]]
         page: dict[str, Any] = {"operations": [self._batches.render(batch, with_results=False) for batch in shown]}

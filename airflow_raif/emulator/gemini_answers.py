@@ -8,6 +8,7 @@ import msgspec
 
 from airflow_raif.emulator.answers import count_tokens, make_vector, seed_of
 from airflow_raif.emulator.compose import Answer, Composer
+from airflow_raif.emulator.schema_rules import malformed
 from airflow_raif.emulator.state import Tally
 
 _EMPTY = msgspec.Raw(b"")
@@ -158,6 +159,8 @@ class GeminiAnswers:
         schema = bytes(config.response_json_schema) or bytes(config.response_schema)
         if function:
             schema = bytes(function.parameters_json_schema) or bytes(function.parameters)
+        if schema and (problem := malformed(schema)):
+            raise BadRequestError(f"Invalid schema: {problem}")
         answer = self._composer.compose(
             raw,
             schema=schema,

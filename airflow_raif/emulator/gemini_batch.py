@@ -28,6 +28,13 @@ class _Line(msgspec.Struct):
     key: str | None = None
     metadata: msgspec.Raw = msgspec.Raw(b"")
 
+    @property
+    def name(self) -> str:
+        """The key of a file's line, or that in an inline request's metadata."""
+        if self.key is None and bytes(self.metadata):
+            return str(msgspec.json.decode(self.metadata).get("key", ""))
+        return self.key or ""
+
 
 _decode_line = msgspec.json.Decoder(_Line).decode
 
@@ -83,7 +90,7 @@ class GeminiBatches:
             batch,
             done,
             rest,
-            lambda raw: _decode_line(raw).key or "",
+            lambda raw: _decode_line(raw).name,
             lambda raw, kind: (self._write_row(batch, raw, kind), False),
         )
         batch.output = self._files.keep_output(path, f"batch-{batch.id.removeprefix('batches/')}")

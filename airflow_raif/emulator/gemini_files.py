@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from airflow_raif.emulator.state import EmulatorState, StoredFile
-from airflow_raif.emulator.wire import Dialect, JsonResponse, host_url, read_json, read_limit, reject
+from airflow_raif.emulator.wire import Dialect, JsonResponse, host_url, read_json, read_limit, read_page_token, reject
 
 _KEPT_SECONDS = 48 * 3600
 _GRANULARITY = 256 * 1024
@@ -66,7 +66,7 @@ class GeminiFiles:
             reject(404, "Upload not found.")
         if "query" in commands:
             return Response(headers=_progress(upload))
-        if int(request.headers.get("x-goog-upload-offset", "0")) != upload.size:
+        if request.headers.get("x-goog-upload-offset", "0") != str(upload.size):
             reject(400, f"Invalid upload offset: the next byte is {upload.size}.")
         if "upload" in commands:
             await self._receive(request, upload, is_last="finalize" in commands)
@@ -77,7 +77,7 @@ class GeminiFiles:
     async def _start(self, request: Request) -> Response:
         if request.headers.get("x-goog-upload-protocol") != "resumable":
             reject(400, "Unsupported upload protocol.")
-        body = await read_json(request)
+        body = await read_json(request, dict[str, dict[str, Any]])
         upload_id = secrets.token_urlsafe(24)
         version = request.path_params["v"]
         file = body.get("file") or {}
@@ -144,7 +144,7 @@ class GeminiFiles:
     def _list(self, request: Request) -> Response:
         limit = read_limit(request, "pageSize", 10, 100)
         files = [file for file in self._state.files["gemini"].values() if file.purpose == "upload"]
-        start = int(request.query_params.get("pageToken") or 0)
+        start = read_page_token(request)
         page: dict[str, Any] = {"files": [_render(request, file) for file in files[start : start + limit]]}
         if len(files) > start + limit:
             page["nextPageToken"] = str(start + limit)

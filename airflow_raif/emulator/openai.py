@@ -117,6 +117,8 @@ class OpenAIDialect:
         for name in ("input_file_id", "endpoint", "completion_window"):
             if not body.get(name):
                 reject(400, f"Missing required parameter: '{name}'.", "missing_required_parameter")
+            if not isinstance(body[name], str):
+                reject(400, f"Invalid type for '{name}': expected a string.", "invalid_type")
         if body["completion_window"] != "24h":
             reject(400, "Invalid value: 'completion_window' must be '24h'.", "invalid_value")
         if body["endpoint"] not in ENDPOINTS:

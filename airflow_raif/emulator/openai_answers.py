@@ -74,11 +74,16 @@ class RequestBody(msgspec.Struct):
         return bytes(output.json_schema.schema if output.json_schema else output.schema)
 
     @property
-    def strict_schema(self) -> tuple[str, bytes] | None:
-        """The name and the JSON schema that the answer has to follow strictly."""
+    def is_strict(self) -> bool:
+        """Whether the answer has to follow its schema strictly."""
         output = self.output_format
-        holder = output.json_schema or output if output else None
-        return (holder.name, self.schema) if holder and holder.strict and self.schema else None
+        return bool(output and (output.json_schema or output).strict)
+
+    @property
+    def schema_name(self) -> str:
+        """The name that the request gives its schema."""
+        output = self.output_format
+        return (output.json_schema or output).name if output else ""
 
     @property
     def forced_tool(self) -> _Tool | None:

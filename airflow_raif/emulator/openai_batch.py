@@ -10,7 +10,7 @@ import msgspec
 from airflow_raif.emulator.compose import Composer
 from airflow_raif.emulator.openai_answers import OpenAIAnswers, RequestBody, dated_model, embedding_inputs
 from airflow_raif.emulator.results import ResultFiles
-from airflow_raif.emulator.schema_rules import openai_problem
+from airflow_raif.emulator.schema_rules import malformed, openai_problem
 from airflow_raif.emulator.state import Batch, EmulatorState, StoredFile
 
 #: Documented at https://platform.openai.com/docs/guides/batch#rate-limits.
@@ -54,12 +54,18 @@ def _refusal(endpoint: str, body: RequestBody, kind: str) -> dict[str, str | Non
         return {**error, "message": message, "param": param, "code": "missing_required_parameter"}
     if given in (b"[]", b'""'):
         return {**error, "message": f"Invalid '{param}': it is empty.", "param": param}
-    if body.strict_schema:
-        name, schema = body.strict_schema
-        if problem := openai_problem(schema):
-            message = f"Invalid schema for response_format '{name}': {problem}"
-            return {**error, "message": message, "code": "invalid_json_schema"}
-    return None
+    problem = _schema_problem(body)
+    return {**error, "message": problem, "code": "invalid_json_schema"} if problem else None
+
+
+def _schema_problem(body: RequestBody) -> str | None:
+    tool = body.forced_tool
+    if tool and bytes(tool.parameters) and (problem := malformed(bytes(tool.parameters))):
+        return f"Invalid schema for function '{tool.name}': {problem}"
+    if not body.schema:
+        return None
+    problem = malformed(body.schema) or (openai_problem(body.schema) if body.is_strict else None)
+    return f"Invalid schema for response_format '{body.schema_name}': {problem}" if problem else None
 
 
 class OpenAIBatches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,55 @@ _ANTHROPIC_REFUSED = (
 )  # fmt: skip
 #: https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
 _OPENAI_REFUSED = ("allOf", "not", "dependentRequired", "dependentSchemas", "if", "then", "else", "oneOf")
+
+
+#: All rows of a batch tend to have one schema.
+_once = functools.lru_cache(maxsize=256)
+
+
+def _word(name: str) -> str:
+    head, *rest = name.split("_")
+    return f"${name}" if name in ("defs", "ref") else head + "".join(map(str.title, rest))
+
+
+class _Shape(msgspec.Struct, rename=_word):
+    """What has to be of a certain type in any schema, at any depth."""
+
+    defs: dict[str, _Shape | bool] = {}
+    definitions: dict[str, _Shape | bool] = {}
+    properties: dict[str, _Shape | bool] = {}
+    required: list[str] = []
+    additional_properties: _Shape | bool = True
+    items: _Shape | bool | list[_Shape | bool] = True
+    prefix_items: list[_Shape | bool] = []
+    any_of: list[_Shape | bool] = []
+    one_of: list[_Shape | bool] = []
+    all_of: list[_Shape | bool] = []
+    enum: list[Any] = []
+    type: str | list[str] = ""
+    ref: str = ""
+    minimum: float = 0
+    maximum: float = 0
+    multiple_of: float = 1
+    # Numbers of things are texts in Google's own schemas.
+    min_items: int | str = 0
+    max_items: int | str = 0
+    min_length: int | str = 0
+    max_length: int | str = 0
+    min_properties: int | str = 0
+
+
+_decode_shape = msgspec.json.Decoder(_Shape | bool).decode
+
+
+@_once
+def malformed(raw: bytes) -> str | None:
+    """Return why a text is no JSON schema at all, or ``None``."""
+    try:
+        _decode_shape(raw)
+    except msgspec.DecodeError as exc:
+        return str(exc)
+    return None
 
 
 def _objects(schema: Any, path: str = "#") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -36,6 +86,7 @@ def _closed(path: str, schema: dict[str, Any]) -> str | None:
     return None
 
 
+@_once
 def openai_problem(raw: bytes) -> str | None:
     """Return why OpenAI's strict mode refuses a schema, or ``None``."""
     root = msgspec.json.decode(raw)
@@ -53,6 +104,7 @@ def openai_problem(raw: bytes) -> str | None:
     return None
 
 
+@_once
 def anthropic_problem(raw: bytes) -> str | None:
     """Return why Anthropic's structured outputs refuse a schema, or ``None``."""
     for path, schema in _objects(msgspec.json.decode(raw)):

@@ -86,8 +86,13 @@ class EmulatorServer:
         """
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, self._port))
-        listener.listen(128)
+        try:
+            listener.bind((HOST, self._port))
+            listener.listen(128)
+        except OSError:
+            listener.close()
+            self.state.close()
+            raise
         self._port = listener.getsockname()[1]
         # The socket listens already, so a call made now waits in its queue until the loop runs.
         self._thread = threading.Thread(
@@ -101,6 +106,8 @@ class EmulatorServer:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._recorder is not None:
-            self._recorder.save()
-        self.state.close()
+        try:
+            if self._recorder is not None:
+                self._recorder.save()
+        finally:
+            self.state.close()

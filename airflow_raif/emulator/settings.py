@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,7 +30,13 @@ class Progress:
             return cls()
         if kind not in ("polls", "seconds") or not amount:
             raise ValueError(f"progress must be immediate, polls:N or seconds:N, not {text!r}")
-        return cls(kind, float(amount))
+        try:
+            number = float(amount)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number < math.inf:
+            raise ValueError(f"progress must be immediate, polls:N or seconds:N with a number, not {text!r}")
+        return cls(kind, number)
 
     def fraction(self, looks: int, elapsed: float) -> float:
         """Return how far a batch is, from 0 to 1, after some looks and seconds."""

@@ -155,8 +155,19 @@ def read_limit(request: Request, name: str, default: int, highest: int) -> int:
     :raises ApiError: 400, it is no number from 1 to the highest.
     """
     text = request.query_params.get(name) or str(default)
-    if not text.isdigit() or not 1 <= int(text) <= highest:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= highest:
         reject(400, f"Invalid '{name}': must be between 1 and {highest}")
+    return int(text)
+
+
+def read_page_token(request: Request) -> int:
+    """Read where a page of Gemini's lists begins.
+
+    :raises ApiError: 400, no page came with this token.
+    """
+    text = request.query_params.get("pageToken") or "0"
+    if not (text.isascii() and text.isdigit()):
+        reject(400, "Invalid page token.")
     return int(text)
 
 
