@@ -43,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=600, help="seconds to wait for the runs (default: 600)")
     options = parser.parse_args(arguments)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with ExitStack() as stack:

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -27,9 +28,9 @@ def progress_table(states: dict[str, dict[str, str]], seconds: float) -> Table:
 
 def result_table(manifests: Manifests, rows: int) -> Table:
     """Show the account of each provider's run."""
-    table = Table(title="Results: rows, tokens, cost, wall time")
+    table = Table(title="Rows, tokens, cost in US dollars, wall time", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("provider", "rows", "completed", "failed", "in", "cached", "out", "batch price", "list price", "s"):
-        table.add_column(column, justify="left" if column in ("provider", "failed") else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column in ("provider", "failed") else "right")
     for provider, (manifest, seconds) in manifests.items():
         if not manifest:
             table.add_row(provider, str(rows), "no result", *[""] * 6, f"{seconds:.0f}")

@@ -48,11 +48,15 @@ class Store:
         """
         url = parse_url(address)
         engine = make_engine(url)
-        with store_errors(url):
-            if embedded and url.database:
-                with _locked(Path(f"{url.database}.lock")):
-                    upgrade_engine(engine)
-            check_revision(engine)
+        try:
+            with store_errors(url):
+                if embedded and url.database:
+                    with _locked(Path(f"{url.database}.lock")):
+                        upgrade_engine(engine)
+                check_revision(engine)
+        except BaseException:
+            engine.dispose()
+            raise
         return cls(engine)
 
     def close(self) -> None:
