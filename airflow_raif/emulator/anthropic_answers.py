@@ -156,7 +156,9 @@ def _message(model: str, answer: Answer, tool: str, kind: str) -> dict[str, Any]
     content: list[dict[str, Any]] = [{"type": "text", "text": answer.text}]
     stop = _STOPS[answer.stop]
     if tool:
-        content = [{"type": "tool_use", "id": f"toolu_{mark}", "name": tool, "input": msgspec.json.decode(answer.text)}]
+        given = msgspec.json.decode(answer.text)
+        caller = {"type": "direct"}
+        content = [{"type": "tool_use", "id": f"toolu_{mark}", "name": tool, "input": given, "caller": caller}]
         stop = "tool_use"
     usage = {
         "input_tokens": answer.input_tokens - answer.cached_tokens,

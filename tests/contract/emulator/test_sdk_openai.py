@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from airflow_raif.emulator.faults import RowFault
+from airflow_raif.emulator.faults import HttpFault, RowFault
 from airflow_raif.emulator.settings import Progress
 from tests.contract.emulator.clients import DAY, Clock, lines, openai_client, rows_of
 
@@ -429,8 +429,6 @@ def test_replies_carry_a_request_id(client, emulator):
 
 def test_a_repeating_client_creates_twice_when_the_reply_is_lost(emulator):
     """The SDK's own retry of a create whose reply was lost makes a second batch: why a create is never repeated."""
-    from airflow_raif.emulator.faults import HttpFault
-
     with openai_client(emulator.url).with_options(max_retries=1) as client:
         file = upload(client, line("a"))
         emulator.state.faults.http.append(HttpFault(route="openai.batches.create", drop="after"))
