@@ -1,0 +1,149 @@
+"""What services do in the cases that a provider or a crash makes rarely."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from airflow_raif.adapters.base import Request
+from airflow_raif.adapters.openai import OpenAIAdapter
+from airflow_raif.domain.errors import InvalidBatchError
+from airflow_raif.emulator.faults import RowFault
+from airflow_raif.emulator.settings import Progress
+from airflow_raif.services.apply import apply_results
+from airflow_raif.services.cancel import cancel_batch
+from airflow_raif.services.create import create_batch
+from airflow_raif.services.fetch import fetch_batch_results
+from airflow_raif.services.poll import fetch_batch_status
+from airflow_raif.services.resume import resume_batch
+from airflow_raif.services.start import start_batch
+from airflow_raif.services.submit import submit_batch
+from airflow_raif.spool.files import results_file
+from airflow_raif.store import NewBatch
+from tests.support import ANSWER, CLAIM, defaults_of, folder, read_rows, rows, runtime_of
+
+
+@pytest.fixture
+def runtime(emulator, store, tmp_path):
+    with runtime_of("openai", emulator.url, store, tmp_path) as opened:
+        yield opened
+
+
+def half_made(store, runtime, claim=CLAIM):
+    """What a worker leaves that was killed while it spooled."""
+    batch_id = "half" * 8
+    return store.create_batch(
+        NewBatch(
+            batch_id=batch_id, provider="openai", conn_id="c", model="gpt-5-nano", endpoint="/v1/responses",
+            claim=claim, spool_uri=runtime.folder(batch_id).uri, output_schema=None, metadata={},
+            created_at=datetime.now(UTC),
+        )
+    )  # fmt: skip
+
+
+def test_a_batch_killed_while_spooling_is_made_anew(runtime, store, emulator):
+    """Nothing of it can have been sent, so it is discarded and its files go."""
+    left = half_made(store, runtime)
+    with runtime.folder(left.batch_id).write("part-00000.requests.jsonl") as file:
+        file.write(b"half")
+    batch = start_batch(runtime, lambda: rows(2), defaults=defaults_of("openai"), claim=CLAIM)
+    assert batch.batch_id != left.batch_id
+    assert not runtime.folder(left.batch_id).exists("part-00000.requests.jsonl")
+    assert emulator.state.creates["openai"] == 1
+
+
+def test_a_batch_that_is_not_whole_is_never_submitted(runtime, store, emulator):
+    """A part of the rows is not what the author asked for."""
+    left = half_made(store, runtime)
+    with pytest.raises(InvalidBatchError, match="was never created whole"):
+        submit_batch(runtime, left.batch_id)
+    assert emulator.state.creates["openai"] == 0
+
+
+def test_results_of_strangers_are_not_taken(runtime, store, emulator, caplog):
+    """A row with an id that is not of this batch is counted, warned about and left in the spool."""
+    batch = create_batch(runtime, rows(2), defaults=defaults_of("openai"))
+    submit_batch(runtime, batch.batch_id)
+    fetch_batch_status(runtime, batch.batch_id)
+    with runtime.folder(batch.batch_id).write(results_file(0)) as file:
+        file.write(b'{"custom_id": "somebody-else", "response": null, "error": null}\n')
+        file.write(b'{"custom_id": "' + b"f" * 16 + b'-0", "response": null, "error": null}\n')
+    fetched = fetch_batch_results(runtime, batch.batch_id)
+    assert store.count_entries(fetched).reasons == {"missing": 2}
+    assert "2 results with an id that is not of this batch" in caplog.text
+
+
+def test_a_fetch_that_was_interrupted_goes_on(runtime, store, emulator):
+    """Results that are in the spool are not downloaded again, and no entry is counted twice."""
+    batch = create_batch(runtime, rows(3), defaults=defaults_of("openai"))
+    submit_batch(runtime, batch.batch_id)
+    fetch_batch_status(runtime, batch.batch_id)
+    part = store.get_batch(batch.batch_id).parts[0]
+    with runtime.folder(batch.batch_id).write(results_file(0)) as file:
+        path = f"/files/{part.refs['output_file_id']}/content"
+        file.write(runtime.transport.send(Request(method="GET", path=path)).content)
+    before = emulator.state.requests["openai.files.content"]
+    fetched = fetch_batch_results(runtime, batch.batch_id)
+    assert store.count_entries(fetched).completed == 3
+    assert emulator.state.requests["openai.files.content"] == before
+
+
+def test_some_parts_fetched_already(emulator, store, tmp_path):
+    """A fetch that died between two parts takes up the second."""
+    with runtime_of("openai", emulator.url, store, tmp_path, limits={"max_requests": 2}) as runtime:
+        batch = create_batch(runtime, rows(4), defaults=defaults_of("openai"))
+        submit_batch(runtime, batch.batch_id)
+        fetch_batch_status(runtime, batch.batch_id)
+        batch = fetch_batch_results(runtime, batch.batch_id)
+        assert store.count_entries(batch).completed == 4
+        assert fetch_batch_results(runtime, batch.batch_id) == batch
+
+
+def test_a_provider_that_cannot_cancel_says_so(emulator_of, store, tmp_path, monkeypatch):
+    """The batch goes on until it ends."""
+    monkeypatch.setattr(OpenAIAdapter, "can_cancel", False)
+    emulator = emulator_of(progress=Progress.parse("polls:99"))
+    with runtime_of("openai", emulator.url, store, tmp_path) as runtime:
+        batch = create_batch(runtime, rows(1), defaults=defaults_of("openai"))
+        submit_batch(runtime, batch.batch_id)
+        with pytest.raises(InvalidBatchError, match="openai cannot cancel a batch; it runs until it ends or expires"):
+            cancel_batch(runtime, batch.batch_id)
+
+
+def test_invalid_output_keeps_its_text(runtime, emulator, tmp_path):
+    """An answer that does not follow the schema was paid for: its text is in the row."""
+    emulator.state.faults.rows.append(RowFault(kind="invalid_json", rows=[0]))
+    batch = create_batch(runtime, rows(1), defaults=defaults_of("openai", output_schema=ANSWER))
+    submit_batch(runtime, batch.batch_id)
+    fetch_batch_status(runtime, batch.batch_id)
+    fetch_batch_results(runtime, batch.batch_id)
+    (row,) = read_rows(apply_results(runtime, batch.batch_id, folder(tmp_path / "out")).result_uri)
+    assert (row["reason"], row["output"]) == ("invalid_output", None)
+    assert row["raw_output"].startswith("{")
+    assert "not JSON" in row["error"]["message"]
+
+
+def test_a_retry_after_everything_was_applied_takes_the_same_results(runtime, store, emulator):
+    """Clearing a finished task does not pay again."""
+    batch = start_batch(runtime, lambda: rows(2), defaults=defaults_of("openai"), claim=CLAIM)
+    fetch_batch_status(runtime, batch.batch_id)
+    fetch_batch_results(runtime, batch.batch_id)
+    again = start_batch(runtime, lambda: rows(2), defaults=defaults_of("openai"), claim=CLAIM)
+    assert again.batch_id == batch.batch_id
+    assert resume_batch(runtime, CLAIM).batch_id == batch.batch_id
+    assert emulator.state.creates["openai"] == 1
+
+
+def test_values_of_any_kind_in_columns(runtime, tmp_path):
+    """Dates and decimals of a table's row come back as text."""
+    from decimal import Decimal
+
+    given = [{"prompt": "x", "day": datetime(2026, 1, 2, tzinfo=UTC), "price": Decimal("1.50"), "n": None}]
+    batch = create_batch(runtime, given, defaults=defaults_of("openai"))
+    submit_batch(runtime, batch.batch_id)
+    fetch_batch_status(runtime, batch.batch_id)
+    fetch_batch_results(runtime, batch.batch_id)
+    (row,) = read_rows(apply_results(runtime, batch.batch_id, folder(tmp_path / "out")).result_uri)
+    assert row["day"].startswith("2026-01-02")
+    assert (row["price"], row["n"]) == ("1.50", None)
