@@ -55,6 +55,7 @@ class _RowWriter:
     """Builds result rows from the store's entries and the spooled results."""
 
     def __init__(self, runtime: Runtime, batch: Batch, folder: Folder, stack: ExitStack) -> None:
+        self._uri = folder.uri
         self._read_raw = runtime.adapter.apply_batch_result
         self._parse = make_parser(batch.output_schema)
         self._results: dict[int, IO[bytes]] = {
@@ -82,7 +83,12 @@ class _RowWriter:
             row["error"] = {"message": entry.error, "code": None, "status": None}
         if entry.result_offset is None or entry.result_length is None or entry.result_part is None:
             return row
-        file = self._results[entry.result_part]
+        file = self._results.get(entry.result_part)
+        if file is None:
+            raise InvalidBatchError(
+                f"the results of part {entry.result_part} are not in the spool at {self._uri} any more; put"
+                f" {results_file(entry.result_part)} back to apply the batch"
+            )
         file.seek(entry.result_offset)
         result = self._read_raw(file.read(entry.result_length))
         if entry.status == EntryStatus.COMPLETED:

@@ -6,13 +6,13 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch, EntryOutcome, Part, PartState
-from airflow_raif.domain.errors import InvalidBatchError, MalformedResponseError
+from airflow_raif.domain.errors import InvalidBatchError, MalformedResponseError, UnavailableError
 from airflow_raif.domain.result import EntryResult
-from airflow_raif.domain.status import REASON_WITHOUT_RESULT, EntryStatus, FailureReason
+from airflow_raif.domain.status import REASON_WITHOUT_RESULT, BatchStatus, EntryStatus, FailureReason
 from airflow_raif.domain.usage import Cost
 from airflow_raif.domain.wire_id import index_of, wire_prefix
 from airflow_raif.pricing.prices import Pricer
@@ -52,8 +52,7 @@ def _fetch_part(runtime: Runtime, batch: Batch, part: Part) -> None:
     if not folder.exists(name):
         with folder.write(name) as file:
             if part.provider_batch_id is not None:
-                for block in runtime.adapter.result_blocks(runtime.transport, _state_of(part)):
-                    file.write(block)
+                _download(runtime, part, file)
     reader = _PartReader(runtime, batch, part)
     for offset, line in split_lines(folder.blocks(name)()):
         reader.read(offset, line)
@@ -66,6 +65,23 @@ def _fetch_part(runtime: Runtime, batch: Batch, part: Part) -> None:
         log.warning("Part %s of batch %s: %s entries %s", part.number, batch.batch_id, missing, reason.value)
     for what, count in reader.oddities.items():
         log.warning("Part %s of batch %s: %s %s", part.number, batch.batch_id, count, what)
+
+
+def _download(runtime: Runtime, part: Part, file: IO[bytes]) -> None:
+    """Write a part's results to a file; a part that ended with answers but names no results is asked about again."""
+    state, is_fresh = _state_of(part), False
+    while not sum(file.write(block) for block in runtime.adapter.result_blocks(runtime.transport, state)):
+        answered = state.counts.completed if state.counts and part.status is BatchStatus.ENDED else 0
+        if not answered:
+            return
+        if is_fresh:
+            raise UnavailableError(
+                f"{runtime.adapter.name} counts {answered} answers of {part.provider_batch_id} but gives no results"
+                " yet; nothing was written, retry the task later",
+                provider=runtime.adapter.name,
+            )
+        request = runtime.adapter.get_request(state.provider_batch_id)
+        state, is_fresh = runtime.adapter.parse_part(runtime.transport.send(request).content), True
 
 
 def _state_of(part: Part) -> PartState:

@@ -24,7 +24,7 @@ from airflow_raif.domain.errors import (
 )
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.runtime import utc_now
-from airflow_raif.store import Store
+from airflow_raif.store import BatchMissingError, Store
 
 log = logging.getLogger(__name__)
 
@@ -119,10 +119,7 @@ class SharedPoller:
             self.is_closed = True
         except BaseException as error:
             for watch in self._watches.values():
-                if not watch.future.done():
-                    watch.future.set_exception(
-                        error if isinstance(error, Exception) else RuntimeError("poller stopped")
-                    )
+                watch.future.set_exception(error if isinstance(error, Exception) else RuntimeError("poller stopped"))
             raise
         finally:
             self.is_closed = True
@@ -146,10 +143,12 @@ class SharedPoller:
         at_least = 0.0
         try:
             statuses = await asyncio.to_thread(self.store.statuses, due)
-            waiting = await asyncio.to_thread(
-                self.store.waiting_parts, [each for each in due if not statuses[each].is_terminal]
-            )
+            running = [each for each in due if each in statuses and not statuses[each].is_terminal]
+            waiting = await asyncio.to_thread(self.store.waiting_parts, running)
             states, failures, at_least = await self._ask(waiting)
+            failures |= {
+                each: BatchMissingError(f"the store knows no batch {each!r}") for each in due if each not in statuses
+            }
             if states:
                 await asyncio.to_thread(self.store.record_states, states, self.clock())
                 statuses = await asyncio.to_thread(self.store.statuses, due)
@@ -168,7 +167,7 @@ class SharedPoller:
         now = monotonic()
         for batch_id in due:
             watch = self._watches.get(batch_id)
-            if watch is None or watch.future.done():
+            if watch is None:
                 continue
             status = statuses.get(batch_id)
             if status is not None and status.is_terminal:
@@ -177,6 +176,9 @@ class SharedPoller:
                 watch.future.set_exception(failures[batch_id])
             else:
                 watch.schedule_next(now, at_least)
+                continue
+            # Told once: whoever asks from now on is told anew, and no further call is made for it.
+            del self._watches[batch_id]
 
     async def _ask(
         self, waiting: Sequence[tuple[str, Part]]
@@ -186,15 +188,19 @@ class SharedPoller:
         states: dict[int, PartState] = {}
         failures: dict[str, Exception] = {}
         try:
-            for state in await self._listed(set(wanted)):
-                states[wanted[state.provider_batch_id][1].id] = state
-            missing = [pair for pair in wanted.values() if pair[1].id not in states]
-            at_least = await self._ask_singly(missing, states, failures)
+            listed = await self._listed(set(wanted))
         except AuthenticationError as error:
             return states, dict.fromkeys((batch_id for batch_id, _ in waiting), error), 0.0
-        except ProviderError as error:
+        except TransientProviderError as error:
             log.warning("%s cannot be polled, trying again later: %s", self.adapter.name, error)
-            at_least = _retry_after(error)
+            return states, failures, _retry_after(error)
+        except ProviderError as error:
+            log.warning("The list of %s cannot be read, asking for each batch: %s", self.adapter.name, error)
+            listed = []
+        for state in listed:
+            states[wanted[state.provider_batch_id][1].id] = state
+        missing = [pair for pair in wanted.values() if pair[1].id not in states]
+        at_least = await self._ask_singly(missing, states, failures)
         return states, failures, at_least
 
     async def _listed(self, wanted: set[str]) -> list[PartState]:
@@ -220,9 +226,9 @@ class SharedPoller:
                 try:
                     response = await self.transport.send(self.adapter.get_request(part.provider_batch_id or ""))
                     states[part.id] = self.adapter.parse_part(response.content)
-                except BatchNotFoundError as error:
+                except (AuthenticationError, BatchNotFoundError) as error:
                     failures[batch_id] = error
-                except TransientProviderError as error:
+                except ProviderError as error:
                     log.warning("Part %s of batch %s cannot be polled: %s", part.number, batch_id, error)
                     at_least = max(at_least, _retry_after(error))
 

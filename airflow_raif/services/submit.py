@@ -49,6 +49,7 @@ def _submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
             return
         store.clear_intent(part.id)
     spooled = runtime.spooled_part(batch, part)
+    was_uploaded_before = part.input_ref is not None
     if part.input_ref is None:
         part.input_ref = adapter.upload(runtime.transport, spooled)
         if part.input_ref is not None:
@@ -57,9 +58,19 @@ def _submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
     store.record_intent(part.id, part.intent_at)
     try:
         state = adapter.create(runtime.transport, spooled, part.input_ref)
-    except (AuthenticationError, RejectedError, BatchNotFoundError):
+    except AuthenticationError:
         store.clear_intent(part.id)
         raise
+    except (RejectedError, BatchNotFoundError):
+        store.clear_intent(part.id)
+        store.record_upload(part.id, None)
+        if not was_uploaded_before:
+            raise
+        # Providers delete uploads after a while (Gemini: 48 hours, https://ai.google.dev/gemini-api/docs/files).
+        log.info("Part %s of batch %s was refused; uploading its requests anew", part.number, batch.batch_id)
+        part.input_ref = part.intent_at = None
+        _submit_part(runtime, batch, part)
+        return
     except TransientProviderError as error:
         if not error.maybe_sent:
             store.clear_intent(part.id)

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Connection, select, update
 
 from airflow_raif.domain.batch import PartState
+from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import BatchStatus, can_move, combine
 from airflow_raif.store.records import kept_text
 from airflow_raif.store.tables import batch as batch_table
@@ -17,7 +18,7 @@ from airflow_raif.store.tables import part as part_table
 
 
 def submitted(connection: Connection, part_id: int, state: PartState, at: datetime) -> None:
-    """Write a part's id at the provider, and what it said along with it."""
+    """Write a part's id at the provider, once, and what it said along with it."""
     status = state.status if state.status is not BatchStatus.PENDING else BatchStatus.SUBMITTED
     values = _said(state) | {
         "provider_batch_id": state.provider_batch_id,
@@ -25,7 +26,12 @@ def submitted(connection: Connection, part_id: int, state: PartState, at: dateti
         "submitted_at": at,
         "ended_at": at if status.is_terminal else None,
     }
-    connection.execute(update(part_table).where(part_table.c.id == part_id).values(**values))
+    where = (part_table.c.id == part_id, part_table.c.provider_batch_id.is_(None))
+    if not connection.execute(update(part_table).where(*where).values(**values)).rowcount:
+        raise InvalidBatchError(
+            f"part {part_id} was submitted by another process; {state.provider_batch_id} was created as well and is not"
+            " used: cancel it at the provider"
+        )
     key = connection.scalar(select(part_table.c.batch_key).where(part_table.c.id == part_id))
     connection.execute(
         update(batch_table).where(batch_table.c.id == key, batch_table.c.submitted_at.is_(None)).values(submitted_at=at)

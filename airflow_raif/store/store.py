@@ -192,28 +192,31 @@ class Store:
             row = connection.execute(insert(part_table).values(values).returning(part_table)).mappings().one()
             return part_of(row)
 
-    def record_upload(self, part_id: int, input_ref: str) -> None:
-        """Note where a part's requests were uploaded to."""
+    def record_upload(self, part_id: int, input_ref: str | None) -> None:
+        """Note where a part's requests were uploaded to; ``None``: forget it."""
         with self._transaction() as connection:
             connection.execute(update(part_table).where(part_table.c.id == part_id).values(input_ref=input_ref))
 
     def record_intent(self, part_id: int, at: datetime) -> None:
         """Note that a create is about to be sent.
 
-        :raises InvalidBatchError: somebody else noted it first, or the part was submitted.
+        :raises InvalidBatchError: somebody else noted it first, or the part was submitted or canceled.
         """
         with self._transaction() as connection:
             changed = connection.execute(
                 update(part_table)
                 .where(
                     part_table.c.id == part_id,
+                    part_table.c.status == BatchStatus.PENDING.value,
                     part_table.c.intent_at.is_(None),
                     part_table.c.provider_batch_id.is_(None),
                 )
                 .values(intent_at=at)
             ).rowcount
         if not changed:
-            raise InvalidBatchError(f"part {part_id} is being submitted by another process, or was submitted already")
+            raise InvalidBatchError(
+                f"part {part_id} is being submitted by another process, or was submitted or canceled already"
+            )
 
     def clear_intent(self, part_id: int) -> None:
         """Note that a create is known to have made nothing."""
@@ -225,7 +228,10 @@ class Store:
             )
 
     def record_submitted(self, part_id: int, state: PartState, at: datetime) -> None:
-        """Note the id that the provider gave a part."""
+        """Note the id that the provider gave a part.
+
+        :raises InvalidBatchError: the part has another id already.
+        """
         with self._transaction() as connection:
             parts.submitted(connection, part_id, state, at)
 
