@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from airflow_raif.adapters.base import ConnectionSettings
+from airflow_raif.adapters.registry import make_adapter
 from airflow_raif.domain.errors import ConfigurationError
 
 #: Provider -> (module, client, async client, extra of this package).
@@ -35,17 +36,18 @@ def make_client(settings: ConnectionSettings, *, is_async: bool = False) -> Any:
 
 
 def _arguments(settings: ConnectionSettings) -> dict[str, Any]:
+    # The adapter knows whether the provider's address ends with a version.
+    base_url = make_adapter(settings).base_url if settings.base_url else None
     if settings.provider == "gemini":
         options: dict[str, Any] = {"timeout": int(settings.timeout_seconds * 1000), "headers": dict(settings.headers)}
-        if settings.base_url:
-            options["base_url"] = settings.base_url
+        if base_url:
+            options["base_url"] = base_url
         return {"api_key": settings.api_key, "http_options": options}
     arguments: dict[str, Any] = {
         "api_key": settings.api_key,
         "timeout": settings.timeout_seconds,
         "default_headers": dict(settings.headers),
     }
-    if settings.base_url:
-        url = settings.base_url.rstrip("/")
-        arguments["base_url"] = url if settings.provider != "openai" or "/v1" in url else f"{url}/v1"
+    if base_url:
+        arguments["base_url"] = base_url
     return arguments

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import inspect
 
 import pytest
 
@@ -30,8 +32,27 @@ def test_official_client_reaches_the_provider(provider, emulator, providers):
 async def test_official_asynchronous_client(provider, emulator, providers):
     """aget_conn() gives the asynchronous one."""
     providers(emulator)
+    if importlib.util.find_spec(SDKS[provider].partition(".")[0]) is None:
+        pytest.skip(f"the SDK of {provider} is not installed")
     client = await HOOKS[provider]().aget_conn()
+    gc.collect()
     assert "Async" in type(client).__name__
+    pages = client.models.list()
+    models = await pages if inspect.isawaitable(pages) and not hasattr(pages, "__aiter__") else pages
+    names = [getattr(model, "id", None) or model.name async for model in models]
+    assert any(MODELS[provider] in name for name in names)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_addresses_with_and_without_a_version(provider, emulator, connection, raif_home):
+    """The official client works whether or not the host ends with /v1."""
+    if importlib.util.find_spec(SDKS[provider].partition(".")[0]) is None:
+        pytest.skip(f"the SDK of {provider} is not installed")
+    for suffix in ("", "/v1", "/v1/"):
+        connection(f"{provider}_default", conn_type=f"raif_{provider}", password="k", host=f"{emulator.url}{suffix}")
+        client = HOOKS[provider]().get_conn()
+        assert list(client.models.list())
+        assert HOOKS[provider]().test_connection()[0]
 
 
 def test_missing_sdk_says_what_to_install(connection, monkeypatch):
