@@ -6,14 +6,16 @@ Source: https://docs.anthropic.com/en/api/creating-message-batches
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from datetime import datetime
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import msgspec
 
 from airflow_raif.adapters.base import Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
-from airflow_raif.adapters.jsonl import decode_row, split_lines
+from airflow_raif.adapters.jsonl import read_row, split_lines
 from airflow_raif.adapters.schemas import anthropic_schema
 from airflow_raif.adapters.text_form import check_form, encode_json, merge_params, split_system, text_messages
 from airflow_raif.domain.batch import Counts, PartState
@@ -181,7 +183,7 @@ class AnthropicAdapter(Adapter):
         def body() -> Iterator[bytes]:
             yield head
             held = b""
-            for block in part.blocks():
+            for block in filter(None, part.blocks()):
                 # Each line end becomes a comma, but for the last one.
                 yield held
                 held = block.replace(b"\n", b",")
@@ -216,7 +218,8 @@ class AnthropicAdapter(Adapter):
             return False
         if not state.status.is_terminal:
             return True
-        first = next((line for _, line in split_lines(self.result_blocks(transport, state))), None)
+        with closing(self.result_blocks(transport, state)) as blocks:
+            first = next((line for _, line in split_lines(blocks)), None)
         return first is None or self.apply_batch_result(first).wire_id.startswith(wire_prefix(part.batch_id))
 
     # Poll
@@ -236,7 +239,7 @@ class AnthropicAdapter(Adapter):
 
     def list_request(self, cursor: str | None = None) -> Request:
         """Build ``GET /v1/messages/batches``."""
-        return Request(method="GET", path=f"{BATCHES}?limit=100" + (f"&after_id={cursor}" if cursor else ""))
+        return Request(method="GET", path=f"{BATCHES}?limit=100" + (f"&after_id={quote(cursor)}" if cursor else ""))
 
     def parse_list(self, content: bytes) -> ListPage:
         """Read a page."""
@@ -253,7 +256,7 @@ class AnthropicAdapter(Adapter):
 
     # Results
 
-    def result_blocks(self, transport: Transport, state: PartState) -> Iterator[bytes]:
+    def result_blocks(self, transport: Transport, state: PartState) -> Generator[bytes]:
         """Stream the results from the connection's own host, whatever host ``results_url`` names."""
         request = Request(method="GET", path=f"{BATCHES}/{state.provider_batch_id}/results")
         with transport.stream(request) as blocks:
@@ -261,21 +264,7 @@ class AnthropicAdapter(Adapter):
 
     def apply_batch_result(self, raw: bytes) -> EntryResult:
         """Read one row of the results."""
-        row = decode_row(_decode_row, raw, self.name)
-        result = row.result
-        if result.type == "succeeded" and result.message is not None:
-            return _succeeded(row.custom_id, result.message)
-        if result.type in ("canceled", "expired"):
-            reason, error_found = FailureReason(result.type), EntryError(f"the entry was {result.type}", result.type)
-        else:
-            inner = result.error.error or result.error if result.error else None
-            reason = FailureReason.ERRORED
-            error_found = (
-                EntryError(inner.message or inner.type or "no message", inner.type)
-                if inner is not None
-                else EntryError(f"the result is {result.type!r} without a reason", result.type)
-            )
-        return EntryResult(wire_id=row.custom_id, status=_FAILED, reason=reason, error=error_found)
+        return read_row(_read, _decode_row, raw)
 
     # Housekeeping
 
@@ -331,6 +320,23 @@ def _status(batch: _Batch, counts: _Counts) -> BatchStatus:
             "anthropic says batch %s is %r, which is unknown; polling goes on", batch.id, batch.processing_status
         )
     return BatchStatus.IN_PROGRESS
+
+
+def _read(row: _Row) -> EntryResult:
+    result = row.result
+    if result.type == "succeeded" and result.message is not None:
+        return _succeeded(row.custom_id, result.message)
+    if result.type in ("canceled", "expired"):
+        reason, error = FailureReason(result.type), EntryError(f"the entry was {result.type}", result.type)
+    else:
+        inner = result.error.error or result.error if result.error else None
+        reason = FailureReason.ERRORED
+        error = (
+            EntryError(inner.message or inner.type or "no message", inner.type)
+            if inner is not None
+            else EntryError(f"the result is {result.type!r} without a reason", result.type)
+        )
+    return EntryResult(wire_id=row.custom_id, status=_FAILED, reason=reason, error=error)
 
 
 def _succeeded(wire_id: str, message: _Message) -> EntryResult:

@@ -27,6 +27,10 @@ class ConnectionSettings:
     #: Overrides of :class:`Limits` fields by name.
     limits: Mapping[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # A key pasted with its line end is common, and h11 quotes a header with one in its error.
+        object.__setattr__(self, "api_key", self.api_key.strip())
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import msgspec
 import tenacity
@@ -17,6 +18,7 @@ import tenacity
 from airflow_raif.adapters.base import Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
 from airflow_raif.adapters.gemini_requests import embed_body, generate_body
 from airflow_raif.adapters.gemini_results import read_row
+from airflow_raif.adapters.http import MAX_ATTEMPTS, pause
 from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.adapters.text_form import check_form, encode_json, merge_params
 from airflow_raif.domain.batch import Counts, PartState
@@ -31,7 +33,6 @@ GENERATE, EMBED = "batchGenerateContent", "asyncBatchEmbedContent"
 #: The documented most of an inline create is 20 MB; larger parts go through a file.
 INLINE_MAX_BYTES = 15 * 1000 * 1000
 UPLOAD_CHUNK_BYTES = 8 << 20
-UPLOAD_ATTEMPTS = 4
 CLOCK_SKEW_SECONDS = 120
 MAX_PAGES = 50
 
@@ -159,8 +160,8 @@ class GeminiAdapter(Adapter):
             return None
         again = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TransientProviderError),
-            stop=tenacity.stop_after_attempt(UPLOAD_ATTEMPTS),
-            wait=tenacity.wait_exponential_jitter(max=30),
+            stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
+            wait=pause,
             reraise=True,
         )
         return again(self._upload, transport, part)
@@ -178,14 +179,15 @@ class GeminiAdapter(Adapter):
                     "content-type": "application/json",
                 },
                 content=_encode({"file": {"displayName": f"{part.tag}.jsonl"}}),
-            )
+            ),
+            retry=False,
         )
         address = start.headers.get("x-goog-upload-url")
         if not address:
             raise MalformedResponseError("gemini's answer to the upload names no upload URL", provider=self.name)
         content = b""
         offset = 0
-        for chunk, is_last in _chunks(part.blocks(), part.request_bytes):
+        for chunk, is_last in _chunks(part.blocks()):
             command = "upload, finalize" if is_last else "upload"
             headers = {"x-goog-upload-command": command, "x-goog-upload-offset": str(offset)}
             # Not repeated: a chunk at an offset that the server has passed is refused. The whole upload starts anew.
@@ -196,7 +198,9 @@ class GeminiAdapter(Adapter):
         try:
             return msgspec.json.decode(content, type=_Uploaded).file.name
         except msgspec.MsgspecError as error:
-            raise MalformedResponseError(f"gemini's answer to the upload names no file: {error}") from error
+            raise MalformedResponseError(
+                f"gemini's answer to the upload names no file: {error}", provider=self.name
+            ) from error
 
     def create(self, transport: Transport, part: SpooledPart, input_ref: str | None) -> PartState:
         """Create the batch from its file, or with its requests inline, once."""
@@ -246,7 +250,8 @@ class GeminiAdapter(Adapter):
     def list_request(self, cursor: str | None = None) -> Request:
         """Build ``GET /v1beta/batches``."""
         return Request(
-            method="GET", path=f"/{self.version}/batches?pageSize=100" + (f"&pageToken={cursor}" if cursor else "")
+            method="GET",
+            path=f"/{self.version}/batches?pageSize=100" + (f"&pageToken={quote(cursor, safe='')}" if cursor else ""),
         )
 
     def parse_list(self, content: bytes) -> ListPage:
@@ -275,7 +280,11 @@ class GeminiAdapter(Adapter):
             with transport.stream(Request(method="GET", path=path)) as blocks:
                 yield from blocks
             return
-        for item in _inlined(operation):
+        try:
+            rows = _inlined(operation)
+        except msgspec.MsgspecError as error:
+            raise MalformedResponseError(f"gemini's inline results are no list: {error}", provider=self.name) from error
+        for item in rows:
             # Google indents its answers; a row is one line.
             yield msgspec.json.format(bytes(item), indent=-1) + b"\n"
 
@@ -300,16 +309,15 @@ class GeminiAdapter(Adapter):
             raise MalformedResponseError(f"gemini's answer is no batch: {error}", provider=self.name) from error
 
 
-def _chunks(blocks: Iterator[bytes], total: int) -> Iterator[tuple[bytes, bool]]:
-    """Regroup blocks into chunks of the size the upload wants."""
-    held, sent = bytearray(), 0
+def _chunks(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Regroup blocks into chunks of the size the upload wants; yields (chunk, whether it is the last)."""
+    held = bytearray()
     for block in blocks:
         held += block
         while len(held) > UPLOAD_CHUNK_BYTES:
             chunk = bytes(held[:UPLOAD_CHUNK_BYTES])
             del held[:UPLOAD_CHUNK_BYTES]
-            sent += len(chunk)
-            yield chunk, sent == total
+            yield chunk, False
     yield bytes(held), True
 
 
@@ -322,7 +330,7 @@ def _inlined(operation: _Operation | None) -> list[msgspec.Raw]:
         while found:
             if found.lstrip().startswith(b"["):
                 return msgspec.json.decode(found, type=list[msgspec.Raw])
-            wrapped = msgspec.json.decode(found, type=dict[str, msgspec.Raw])
+            wrapped = msgspec.json.decode(found, type=dict[str, msgspec.Raw] | None) or {}
             found = bytes(wrapped.get("inlinedResponses") or wrapped.get("inlinedEmbedContentResponses") or b"")
     return []
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from airflow_raif.adapters.jsonl import decode_row
+from airflow_raif.adapters import jsonl
 from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.result import EntryError, EntryResult, ToolCall
 from airflow_raif.domain.status import EntryStatus, FailureReason
@@ -100,7 +100,10 @@ def read_row(raw: bytes) -> EntryResult:
 
     :raises MalformedResponseError: it is no row, or has no key.
     """
-    row = decode_row(_decode, raw, "gemini")
+    return jsonl.read_row(_read, _decode, raw)
+
+
+def _read(row: _Row) -> EntryResult:
     key = row.key or (row.metadata.key if row.metadata else None)
     if key is None:
         raise MalformedResponseError("a result row has no key", provider="gemini")

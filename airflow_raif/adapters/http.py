@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from airflow_raif.adapters.base import Adapter, Request, Response
 from airflow_raif.domain.errors import (
     AuthenticationError,
     BatchNotFoundError,
+    ConfigurationError,
     ProviderError,
     RateLimitedError,
     RejectedError,
@@ -42,6 +44,13 @@ class _Common:
         self._adapter = adapter
         self._headers = {**adapter.settings.headers, **adapter.auth_headers()}
         self._origin = _origin(adapter.base_url)
+        for name, value in self._headers.items():
+            if not (name + value).isascii() or not (name + value).isprintable():
+                what = "an extra header" if name in adapter.settings.headers else "the API key"
+                raise ConfigurationError(
+                    f"{what} of the {adapter.name} connection has a character that no header takes (a line end, a"
+                    " dash of a word processor); enter it anew"
+                )
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         headers = {**self._headers, **request.headers}
@@ -56,20 +65,20 @@ class _Common:
 
     def _url(self, path: str) -> str:
         """Return the absolute address; the key goes to the connection's own host only."""
-        if "://" not in path:
+        if path.startswith("/"):
             return self._adapter.base_url + path
-        if _origin(path) != self._origin:
+        if self._origin is None or _origin(path) != self._origin:
             raise ProviderError(
-                f"{self._adapter.name} sent us to {urlsplit(path).netloc}, which is not the connection's host"
-                f" {urlsplit(self._adapter.base_url).netloc}; the key was not sent there",
+                f"{self._adapter.name} sent us to {_host(path)}, which is not the connection's host"
+                f" {_host(self._adapter.base_url)}; the key was not sent there",
                 provider=self._adapter.name,
             )
         return path
 
     def _mapped(self, error: httpx.HTTPError | httpx.InvalidURL, request: Request) -> ProviderError:
-        name, host = self._adapter.name, urlsplit(self._adapter.base_url).netloc
+        name, host = self._adapter.name, _host(self._adapter.base_url)
         if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
-            return ProviderError(f"the connection's base URL {self._adapter.base_url!r} is no address", provider=name)
+            return ProviderError(f"the base URL of the {name} connection, at {host}, is no address", provider=name)
         never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         what = "cannot be reached" if never_sent else "did not answer"
         detail = self._redacted(str(error)) or type(error).__name__
@@ -102,6 +111,10 @@ class _Common:
             unavailable.retry_after = retry_after(response.headers)
             return unavailable
         return RejectedError(text, **details)
+
+    def _cause(self, error: Exception) -> Exception | None:
+        """Return the error for the chain that a traceback shows, unless it quotes the key."""
+        return error if self._redacted(str(error)) == str(error) else None
 
     def _redacted(self, text: str) -> str:
         key = self._adapter.settings.api_key
@@ -158,7 +171,7 @@ class HttpTransport(_Common):
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TransientProviderError),
             stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
-            wait=_wait,
+            wait=pause,
             sleep=self._sleep,
             reraise=True,
         )(call)
@@ -168,7 +181,7 @@ class HttpTransport(_Common):
         try:
             content = response.read()
         except httpx.HTTPError as error:
-            raise self._mapped(error, request) from error
+            raise self._mapped(error, request) from self._cause(error)
         finally:
             response.close()
         return Response(response.status_code, response.headers, content)
@@ -183,7 +196,7 @@ class HttpTransport(_Common):
                 return response
             content = response.read()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._mapped(error, request) from error
+            raise self._mapped(error, request) from self._cause(error)
         response.close()
         raise self._refused(response, content, request)
 
@@ -191,7 +204,7 @@ class HttpTransport(_Common):
         try:
             yield from response.iter_bytes(BLOCK_BYTES)
         except httpx.HTTPError as error:
-            raise self._mapped(error, request) from error
+            raise self._mapped(error, request) from self._cause(error)
 
 
 class AsyncHttpTransport(_Common):
@@ -211,7 +224,7 @@ class AsyncHttpTransport(_Common):
         try:
             response = await self._client.request(**self._arguments(request))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._mapped(error, request) from error
+            raise self._mapped(error, request) from self._cause(error)
         if not response.is_success:
             raise self._refused(response, response.content, request)
         return Response(response.status_code, response.headers, response.content)
@@ -226,7 +239,8 @@ class AsyncHttpTransport(_Common):
 _jitter = tenacity.wait_exponential_jitter(initial=1, max=30, jitter=1)
 
 
-def _wait(state: tenacity.RetryCallState) -> float:
+def pause(state: tenacity.RetryCallState) -> float:
+    """Return the seconds before the next attempt: exponential with jitter, or what the provider asks for, capped."""
     error = state.outcome.exception() if state.outcome is not None else None
     hint = error.retry_after if isinstance(error, TransientProviderError) else None
     return max(_jitter(state), min(hint or 0.0, MAX_RETRY_AFTER_SECONDS))
@@ -242,9 +256,17 @@ def retry_after(headers: httpx.Headers) -> float | None:
     return None
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None
+
+
+def _host(url: str) -> str:
+    """Return host and port of an address for a message; a user and password in it are left out."""
+    return re.split("[/?#]", url.partition("://")[2])[0].rpartition("@")[2] or "no host"
 
 
 def _path(request: Request) -> str:
@@ -255,7 +277,7 @@ def _error_body(content: bytes) -> tuple[str, str | None]:
     """Read message and code from any of the three providers' error bodies."""
     try:
         body = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return content[:300].decode("utf-8", "replace") or "no body", None
     if isinstance(body, list) and body:
         body = body[0]
@@ -272,4 +294,4 @@ def _error_body(content: bytes) -> tuple[str, str | None]:
         code = next((each["reason"] for each in details if isinstance(each, dict) and each.get("reason")), code)
     if not isinstance(code, str):
         code = error.get("type") or error.get("status")
-    return str(error.get("message"))[:1000], code
+    return str(error.get("message"))[:1000], code if isinstance(code, str) else None

@@ -9,6 +9,8 @@ from typing import TypeVar
 import msgspec
 
 from airflow_raif.domain.errors import MalformedResponseError
+from airflow_raif.domain.result import EntryError, EntryResult
+from airflow_raif.domain.status import EntryStatus, FailureReason
 
 RowT = TypeVar("RowT")
 
@@ -40,7 +42,39 @@ def split_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         yield offset + line.index(stripped), stripped
 
 
-def decode_row(decode: Callable[[bytes], RowT], raw: bytes, provider: str) -> RowT:
+class _Id(msgspec.Struct):
+    """What names a row, with any of the providers."""
+
+    custom_id: str | None = None
+    key: str | None = None
+    metadata: _Id | None = None
+
+
+_decode_id = msgspec.json.Decoder(_Id).decode
+
+
+def read_row(read: Callable[[RowT], EntryResult], decode: Callable[[bytes], RowT], raw: bytes) -> EntryResult:
+    """Read one result row; one that has an id but is not of the documented shape is that entry's failure.
+
+    :raises MalformedResponseError: it is no JSON, or has no id.
+    """
+    try:
+        return read(decode_row(decode, raw))
+    except MalformedResponseError as error:
+        named = decode_row(_decode_id, raw)
+        wire_id = named.custom_id or named.key or (named.metadata.key if named.metadata else None)
+        if wire_id is None:
+            raise
+        # Not missing: the entry was answered and perhaps billed, and its row is in the spool.
+        return EntryResult(
+            wire_id=wire_id,
+            status=EntryStatus.FAILED,
+            reason=FailureReason.INVALID_OUTPUT,
+            error=EntryError(str(error)),
+        )
+
+
+def decode_row(decode: Callable[[bytes], RowT], raw: bytes) -> RowT:
     """Decode one result row; text in it that is not UTF-8, or half a surrogate pair, becomes a question mark.
 
     :raises MalformedResponseError: it is no JSON, or not of the row's shape.
@@ -53,4 +87,4 @@ def decode_row(decode: Callable[[bytes], RowT], raw: bytes, provider: str) -> Ro
             whole = json.loads(raw.decode("utf-8", "replace"))
             return decode(json.dumps(whole, ensure_ascii=False).encode("utf-8", "replace"))
         except (ValueError, RecursionError):
-            raise MalformedResponseError(f"a result row cannot be read: {error}", provider=provider) from error
+            raise MalformedResponseError(f"a result row cannot be read: {error}") from error

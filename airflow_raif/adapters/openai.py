@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import msgspec
@@ -143,9 +144,10 @@ class OpenAIAdapter(Adapter):
         return encode
 
     def count_embedding_inputs(self, request: EntryRequest) -> int:
-        """Count the inputs of a native embeddings body; a prompt is one."""
+        """Count the inputs of a native embeddings body; a prompt is one, as is what /v1/responses takes as input."""
         inputs = (request.body or {}).get("input")
-        return len(inputs) if isinstance(inputs, list) and inputs and not isinstance(inputs[0], int) else 1
+        # Several inputs are texts or lists of tokens; numbers are the tokens of one, mappings the items of a response.
+        return len(inputs) if isinstance(inputs, list) and inputs and isinstance(inputs[0], str | list) else 1
 
     # Submit
 
@@ -174,7 +176,9 @@ class OpenAIAdapter(Adapter):
         try:
             return _decode_file(transport.send(request).content).id
         except msgspec.MsgspecError as error:
-            raise MalformedResponseError(f"openai's answer to the upload has no file id: {error}") from error
+            raise MalformedResponseError(
+                f"openai's answer to the upload has no file id: {error}", provider=self.name
+            ) from error
 
     def create(self, transport: Transport, part: SpooledPart, input_ref: str | None) -> PartState:
         """Create the batch of an uploaded file, once."""
@@ -218,7 +222,7 @@ class OpenAIAdapter(Adapter):
 
     def list_request(self, cursor: str | None = None) -> Request:
         """Build ``GET /batches``."""
-        return Request(method="GET", path="/batches?limit=100" + (f"&after={cursor}" if cursor else ""))
+        return Request(method="GET", path="/batches?limit=100" + (f"&after={quote(cursor)}" if cursor else ""))
 
     def parse_list(self, content: bytes) -> ListPage:
         """Read a page; a server that leaves out ``has_more`` has but one."""
@@ -297,7 +301,11 @@ def _error_text(error: _Error) -> str:
 
 
 def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        # A compatible server counts in other units; the time is not needed to go on.
+        return None
 
 
 def _metadata(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from airflow_raif.adapters.jsonl import decode_row
+from airflow_raif.adapters import jsonl
+from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.result import EntryError, EntryResult, ToolCall
 from airflow_raif.domain.status import EntryStatus, FailureReason
 from airflow_raif.domain.usage import Usage
@@ -30,7 +31,7 @@ class _Item(msgspec.Struct):
     call_id: str | None = None
     id: str | None = None
     name: str | None = None
-    arguments: str | None = None
+    arguments: Any = None
 
 
 class _InputDetails(msgspec.Struct):
@@ -55,12 +56,13 @@ class _Usage(msgspec.Struct):
 
 
 class _Function(msgspec.Struct):
-    name: str = ""
-    arguments: str | None = None
+    name: str | None = None
+    #: JSON as text; some compatible servers give it parsed.
+    arguments: Any = None
 
 
 class _Call(msgspec.Struct):
-    id: str = ""
+    id: str | None = None
     function: _Function | None = None
 
 
@@ -128,7 +130,10 @@ def read_row(raw: bytes) -> EntryResult:
 
     :raises MalformedResponseError: it is no row, or has no custom_id.
     """
-    row = decode_row(_decode, raw, "openai")
+    return jsonl.read_row(_read, _decode, raw)
+
+
+def _read(row: _Row) -> EntryResult:
     response = row.response
     body = response.body if response is not None else None
     if response is None or not isinstance(body, _Body):
@@ -198,7 +203,7 @@ def _from_chat(wire_id: str, body: _Body) -> EntryResult:
     if isinstance(content, list):
         content = "".join(each.text or "" for each in content)
     calls = [
-        ToolCall(call.id, call.function.name, _arguments(call.function.arguments))
+        ToolCall(call.id or "", call.function.name or "", _arguments(call.function.arguments))
         for call in message.tool_calls or ()
         if call.function is not None
     ]
@@ -248,8 +253,11 @@ def _from_embedding(wire_id: str, body: _Body) -> EntryResult:
 
 def _vector(value: list[float] | str | None) -> list[float]:
     if isinstance(value, str):
-        packed = base64.b64decode(value)
-        return list(struct.unpack(f"<{len(packed) // 4}f", packed))
+        try:
+            packed = base64.b64decode(value)
+            return list(struct.unpack(f"<{len(packed) // 4}f", packed))
+        except (ValueError, struct.error) as error:
+            raise MalformedResponseError(f"an embedding cannot be unpacked: {error}", provider="openai") from error
     return value or []
 
 
@@ -265,8 +273,10 @@ def _usage(usage: _Usage) -> Usage:
     )
 
 
-def _arguments(text: str | None) -> Any:
+def _arguments(given: Any) -> Any:
+    if not isinstance(given, str):
+        return given
     try:
-        return _decode_any(text or "null")
-    except msgspec.DecodeError:
-        return text
+        return _decode_any(given or "null")
+    except (msgspec.DecodeError, RecursionError):
+        return given

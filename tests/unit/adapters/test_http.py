@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from airflow_raif.adapters.registry import make_adapter
 from airflow_raif.domain.errors import (
     AuthenticationError,
     BatchNotFoundError,
+    ConfigurationError,
     ProviderError,
     RateLimitedError,
     RejectedError,
@@ -223,3 +225,49 @@ def _state(attempt):
     state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
     state.attempt_number = attempt
     return state
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [({"api_key": "sk\u2026"}, "API key"), ({"api_key": "a\nb"}, "API key"), ({"headers": {"X": "a\r\nb"}}, "header")],
+)
+def test_a_header_that_cannot_be_sent_is_told_without_its_value(settings, what):
+    """A key pasted with an ellipsis or a line end in it never reaches the wire, nor the error."""
+    adapter = make_adapter(settings_of("openai", "http://api.example", **settings))
+    with pytest.raises(ConfigurationError, match=what) as told:
+        HttpTransport(adapter)
+    assert "sk" not in str(told.value)
+
+
+def test_a_key_pasted_with_its_line_end_works():
+    """The most common slip of all."""
+    assert settings_of("openai", "http://api.example", api_key=f" {KEY}\n").api_key == KEY
+
+
+def test_a_transport_error_that_quotes_the_key_is_not_chained(no_backoff):
+    """A traceback prints the chain, so the cause goes when it holds the key."""
+    transport, _ = scripted(httpx.LocalProtocolError(f"Illegal header value b'Bearer {KEY}'"))
+    with pytest.raises(ProviderError) as told:
+        transport.send(GET, retry=False)
+    shown = "".join(traceback.format_exception(told.value.with_traceback(None)))
+    assert told.value.__cause__ is None
+    assert KEY not in str(told.value)
+    assert KEY not in "".join(shown.split("During handling")[-1:])
+
+
+@pytest.mark.parametrize("url", ["http://[::1/x", "http://evil.example:70000/x"])
+def test_an_address_that_is_none_is_not_followed(url):
+    """Whatever a provider names as an address, the key does not go there."""
+    transport, calls = scripted(httpx.Response(200))
+    with pytest.raises(ProviderError, match="the key was not sent there"):
+        transport.send(Request(method="GET", path=url))
+    assert not calls
+
+
+def test_an_error_body_of_another_shape_is_told(no_backoff):
+    """A gateway's code may be no text, and nesting may be absurd."""
+    for content in (b'{"error": {"message": "no", "code": 7, "type": ["x"]}}', b"[" * 200_000):
+        transport, _ = scripted(httpx.Response(400, content=content))
+        with pytest.raises(RejectedError) as told:
+            transport.send(GET)
+        assert told.value.code is None

@@ -246,3 +246,34 @@ def test_half_a_character_does_not_cost_the_row(provider, row, broken):
     result = read(provider, row.replace(b"%s", b"a" + broken + b"b"))
     assert result.status is EntryStatus.COMPLETED
     assert result.text in ("a?b", "a\ufffdb")
+
+
+@pytest.mark.parametrize(
+    ("provider", "row"),
+    [
+        ("openai", {"custom_id": "x-1", "response": {"status_code": 200, "body": {"choices": "none"}}, "error": None}),
+        ("openai", openai({"object": "list", "model": "m", "data": [{"embedding": "AAA"}]})),
+        ("anthropic", {"custom_id": "x-1", "result": {"type": "succeeded", "message": {"content": 7}}}),
+        ("gemini", {"key": "x-1", "response": {"candidates": 7}}),
+        ("gemini", {"metadata": {"key": "x-1"}, "response": {"candidates": 7}}),
+    ],
+)
+def test_a_named_row_of_another_shape_is_that_entrys_failure(provider, row):
+    """It was answered and perhaps billed, so it is not missing: it is an answer that cannot be read."""
+    result = read(provider, row)
+    assert (result.wire_id, result.reason) == ("x-1", R.INVALID_OUTPUT)
+    assert "cannot be" in result.error.message
+
+
+def test_openai_arguments_that_are_parsed_or_no_json():
+    """Compatible servers give a call's arguments parsed, or leave out its id."""
+    calls = [
+        {"function": {"name": "f", "arguments": {"a": 1}}},
+        {"id": "c2", "function": {"name": None, "arguments": "{"}},
+        {"id": "c3", "type": "custom"},
+    ]
+    result = read("openai", openai(chat("tool_calls", content=None, tool_calls=calls)))
+    assert [(call.id, call.name, call.arguments) for call in result.tool_calls] == [
+        ("", "f", {"a": 1}),
+        ("c2", "", "{"),
+    ]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+import sqlalchemy
 
 from airflow_raif.adapters.base import Request
 from airflow_raif.adapters.openai import OpenAIAdapter
-from airflow_raif.domain.errors import InvalidBatchError
-from airflow_raif.emulator.faults import RowFault
+from airflow_raif.domain.errors import AuthenticationError, InvalidBatchError, RejectedError, UnavailableError
+from airflow_raif.domain.status import BatchStatus
+from airflow_raif.emulator.faults import HttpFault, RowFault
 from airflow_raif.emulator.settings import Progress
 from airflow_raif.services.apply import apply_results
 from airflow_raif.services.cancel import cancel_batch
@@ -147,3 +149,95 @@ def test_values_of_any_kind_in_columns(runtime, tmp_path):
     (row,) = read_rows(apply_results(runtime, batch.batch_id, folder(tmp_path / "out")).result_uri)
     assert row["day"].startswith("2026-01-02")
     assert (row["price"], row["n"]) == ("1.50", None)
+
+
+def two_parts(runtime):
+    batch = create_batch(runtime, rows(4), defaults=defaults_of("openai"))
+    submit_batch(runtime, batch.batch_id)
+    return batch
+
+
+def test_a_part_that_cannot_be_canceled_does_not_save_the_others(emulator_of, store, tmp_path):
+    """Each part is asked to stop; the one that still runs is told about."""
+    emulator = emulator_of(progress=Progress.parse("polls:99"))
+    with runtime_of("openai", emulator.url, store, tmp_path, limits={"max_requests": 2}) as runtime:
+        batch = two_parts(runtime)
+        emulator.state.faults.http.append(HttpFault(route="openai.batches.cancel", status=400, times=1))
+        with pytest.raises(RejectedError):
+            cancel_batch(runtime, batch.batch_id)
+        emulator.state.faults.http.clear()
+        first, second = store.get_batch(batch.batch_id).parts
+        assert not first.status.is_terminal
+        assert cancel_batch(runtime, batch.batch_id).is_terminal
+        assert second.raw_status in ("cancelling", "cancelled")
+
+
+def test_a_part_that_ended_just_before_its_cancel_is_no_error(emulator_of, store, tmp_path):
+    """The provider refuses to cancel what has ended; what it answered is fetched as usual."""
+    emulator = emulator_of()
+    with runtime_of("openai", emulator.url, store, tmp_path) as runtime:
+        batch = two_parts(runtime)
+        emulator.state.faults.http.append(HttpFault(route="openai.batches.cancel", status=400))
+        assert cancel_batch(runtime, batch.batch_id) is BatchStatus.ENDED
+        assert store.count_entries(fetch_batch_results(runtime, batch.batch_id)).completed == 4
+
+
+def test_parts_that_were_never_sent_are_canceled_with_the_rest(emulator_of, store, tmp_path):
+    """A cancel between two submits leaves nothing that a retry would send."""
+    emulator = emulator_of(progress=Progress.parse("polls:99"))
+    with runtime_of("openai", emulator.url, store, tmp_path, limits={"max_requests": 2}) as runtime:
+        batch = create_batch(runtime, rows(4), defaults=defaults_of("openai"))
+        emulator.state.faults.http.append(HttpFault(route="openai.batches.create", status=400, skip=1))
+        with pytest.raises(RejectedError):
+            submit_batch(runtime, batch.batch_id)
+        cancel_batch(runtime, batch.batch_id)
+        assert store.get_batch(batch.batch_id).parts[1].raw_status == "never submitted"
+        assert emulator.state.creates["openai"] == 1
+
+
+def test_an_upload_that_the_provider_forgot_is_made_anew(runtime, store, emulator):
+    """A retry days later finds its upload gone: it uploads again instead of failing for good."""
+    batch = create_batch(runtime, rows(2), defaults=defaults_of("openai"))
+    emulator.state.faults.http.append(HttpFault(route="openai.batches.create", status=401))
+    with pytest.raises(AuthenticationError):
+        submit_batch(runtime, batch.batch_id)
+    for file in list(emulator.state.files["openai"].values()):
+        emulator.state.remove_file("openai", file)
+    batch = submit_batch(runtime, batch.batch_id)
+    assert batch.parts[0].provider_batch_id is not None
+    assert emulator.state.creates["openai"] == 1
+
+
+def test_results_that_are_not_there_yet_are_asked_for_again(runtime, store, emulator, tmp_path):
+    """Some servers say that a batch is complete before they name its file; no answer is called missing for that."""
+    batch = create_batch(runtime, rows(2), defaults=defaults_of("openai"))
+    submit_batch(runtime, batch.batch_id)
+    fetch_batch_status(runtime, batch.batch_id)
+    (part,) = store.get_batch(batch.batch_id).parts
+    with sqlalchemy.create_engine(f"sqlite:///{tmp_path}/raif.db").begin() as connection:
+        connection.exec_driver_sql("UPDATE raif_part SET refs = '{}'")
+    assert part.refs
+    assert store.count_entries(fetch_batch_results(runtime, batch.batch_id)).completed == 2
+
+
+def test_results_that_never_come_are_told_and_not_called_missing(runtime, store, emulator, monkeypatch):
+    """Counts say that rows were answered, so the task may be retried until they are there."""
+    batch = create_batch(runtime, rows(2), defaults=defaults_of("openai"))
+    submit_batch(runtime, batch.batch_id)
+    fetch_batch_status(runtime, batch.batch_id)
+    real = OpenAIAdapter.result_blocks
+    monkeypatch.setattr(OpenAIAdapter, "result_blocks", lambda *_: iter(()))
+    with pytest.raises(UnavailableError, match="counts 2 answers of .* but gives no results yet"):
+        fetch_batch_results(runtime, batch.batch_id)
+    monkeypatch.setattr(OpenAIAdapter, "result_blocks", real)
+    assert store.count_entries(fetch_batch_results(runtime, batch.batch_id)).completed == 2
+
+
+def test_a_batch_without_anything_billed_gives_up_its_claim(runtime, store, emulator):
+    """It failed as a whole, so clearing its task starts anew."""
+    emulator.state.faults.failed_batches = 1
+    first = start_batch(runtime, lambda: rows(2), defaults=defaults_of("openai"), claim=CLAIM)
+    fetch_batch_status(runtime, first.batch_id)
+    second = start_batch(runtime, lambda: rows(2), defaults=defaults_of("openai"), claim=CLAIM)
+    assert second.batch_id != first.batch_id
+    assert store.get_batch(first.batch_id).results_fetched_at is not None
