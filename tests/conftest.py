@@ -31,6 +31,7 @@ import tenacity  # noqa: E402
 from airflow_raif.emulator.server import EmulatorServer  # noqa: E402
 from airflow_raif.emulator.settings import EmulatorSettings  # noqa: E402
 from airflow_raif.store import Store  # noqa: E402
+from tests.postgres import PostgresServer  # noqa: E402
 
 
 def pytest_unconfigure() -> None:
@@ -81,6 +82,15 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened = Store.open(f"sqlite:///{tmp_path}/raif.db", embedded=True)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server on loopback."""
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")
