@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from airflow_raif.adapters.base import Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
-from airflow_raif.adapters.jsonl import read_row, split_lines
+from airflow_raif.adapters.jsonl import count_of, read_row, split_lines
 from airflow_raif.adapters.schemas import anthropic_schema
 from airflow_raif.adapters.text_form import check_form, encode_json, merge_params, split_system, text_messages
 from airflow_raif.domain.batch import Counts, PartState
@@ -65,7 +65,7 @@ class _Page(msgspec.Struct):
 class _Block(msgspec.Struct):
     """A content block of an answer."""
 
-    type: str
+    type: str | None = None
     text: str | None = None
     id: str | None = None
     name: str | None = None
@@ -73,15 +73,14 @@ class _Block(msgspec.Struct):
 
 
 class _CacheCreation(msgspec.Struct):
-    ephemeral_5m_input_tokens: int | None = 0
-    ephemeral_1h_input_tokens: int | None = 0
+    ephemeral_1h_input_tokens: int | float | None = None
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: int | None = 0
-    output_tokens: int | None = 0
-    cache_read_input_tokens: int | None = 0
-    cache_creation_input_tokens: int | None = 0
+    input_tokens: int | float | None = None
+    output_tokens: int | float | None = None
+    cache_read_input_tokens: int | float | None = None
+    cache_creation_input_tokens: int | float | None = None
     cache_creation: _CacheCreation | None = None
 
 
@@ -97,13 +96,13 @@ class _Error(msgspec.Struct):
 
     type: str | None = None
     message: str | None = None
-    error: _Error | None = None
+    error: _Error | str | None = None
 
 
 class _Result(msgspec.Struct):
     type: str
     message: _Message | None = None
-    error: _Error | None = None
+    error: _Error | str | None = None
 
 
 class _Row(msgspec.Struct):
@@ -113,7 +112,7 @@ class _Row(msgspec.Struct):
 
 _decode_batch = msgspec.json.Decoder(_Batch).decode
 _decode_page = msgspec.json.Decoder(_Page).decode
-_decode_row = msgspec.json.Decoder(_Row).decode
+_row_decoder = msgspec.json.Decoder(_Row)
 _encode = msgspec.json.Encoder().encode
 
 _COMPLETED, _FAILED = EntryStatus.COMPLETED, EntryStatus.FAILED
@@ -130,6 +129,9 @@ class AnthropicAdapter(Adapter):
     name = "anthropic"
     endpoints: ClassVar[tuple[str, ...]] = ("/v1/messages",)
     default_base_url = "https://api.anthropic.com"
+    output_limits: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+        "/v1/messages": (("params",), ("max_tokens",))
+    }
     default_limits = Limits(
         max_requests=100_000, max_bytes=256 * 1000 * 1000 - 100, max_request_bytes=256 * 1000 * 1000 - 100
     )
@@ -264,7 +266,7 @@ class AnthropicAdapter(Adapter):
 
     def apply_batch_result(self, raw: bytes) -> EntryResult:
         """Read one row of the results."""
-        return read_row(_read, _decode_row, raw)
+        return read_row(_read, _row_decoder, raw)
 
     # Housekeeping
 
@@ -329,21 +331,24 @@ def _read(row: _Row) -> EntryResult:
     if result.type in ("canceled", "expired"):
         reason, error = FailureReason(result.type), EntryError(f"the entry was {result.type}", result.type)
     else:
-        inner = result.error.error or result.error if result.error else None
-        reason = FailureReason.ERRORED
-        error = (
-            EntryError(inner.message or inner.type or "no message", inner.type)
-            if inner is not None
-            else EntryError(f"the result is {result.type!r} without a reason", result.type)
-        )
+        reason, error = FailureReason.ERRORED, _error_of(result)
     return EntryResult(wire_id=row.custom_id, status=_FAILED, reason=reason, error=error)
+
+
+def _error_of(result: _Result) -> EntryError:
+    error: _Error | str | None = result.error
+    while isinstance(error, _Error) and error.error is not None:
+        error = error.error
+    if isinstance(error, _Error):
+        return EntryError(error.message or error.type or "no message", error.type)
+    return EntryError(error or f"the result is {result.type!r} without a reason", None if error else result.type)
 
 
 def _succeeded(wire_id: str, message: _Message) -> EntryResult:
     texts: list[str] = []
     calls: list[ToolCall] = []
     for block in message.content or ():
-        if block.type == "text" and block.text is not None:
+        if block.type in ("text", None) and block.text is not None:
             texts.append(block.text)
         elif block.type == "tool_use":
             calls.append(ToolCall(block.id or "", block.name or "", block.input))
@@ -370,10 +375,11 @@ def _succeeded(wire_id: str, message: _Message) -> EntryResult:
     )
 
 
-def _usage(usage: _Usage) -> Usage:
+def _usage(usage: _Usage) -> Usage | None:
     """Anthropic counts cached tokens beside ``input_tokens``; ours include them."""
-    read, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
-    one_hour = (usage.cache_creation.ephemeral_1h_input_tokens or 0) if usage.cache_creation else 0
-    return Usage(
-        (usage.input_tokens or 0) + read + written, read, written - one_hour, usage.output_tokens or 0, 0, one_hour
-    )
+    given, answered = count_of(usage.input_tokens), count_of(usage.output_tokens)
+    if given is None and answered is None:
+        return None
+    read, written = count_of(usage.cache_read_input_tokens) or 0, count_of(usage.cache_creation_input_tokens) or 0
+    one_hour = (count_of(usage.cache_creation.ephemeral_1h_input_tokens) or 0) if usage.cache_creation else 0
+    return Usage((given or 0) + read + written, read, written - one_hour, answered or 0, 0, one_hour)

@@ -8,6 +8,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import msgspec
+
+from airflow_raif.adapters.text_form import encode_json
 from airflow_raif.domain.batch import PartState
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.result import EntryResult
@@ -131,6 +134,8 @@ class Adapter(ABC):
     can_cancel: ClassVar[bool] = True
     #: Whether a create carries a tag that a lookup can read back.
     has_tag: ClassVar[bool] = True
+    #: Where a spooled request holds its limit of output tokens, by endpoint: the path of its object, and its names.
+    output_limits: ClassVar[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {}
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
@@ -177,6 +182,18 @@ class Adapter(ABC):
                 f"{self.name} has no batch endpoint {endpoint!r}; use one of {', '.join(self.endpoints)}"
             )
         return endpoint
+
+    def with_max_tokens(self, line: bytes, endpoint: str, max_tokens: int) -> bytes | None:
+        """Return a spooled request with a higher limit of output tokens; ``None``: the one it has is as high."""
+        row = holder = msgspec.json.decode(line)
+        path, names = self.output_limits[endpoint]
+        for step in path:
+            holder = holder.setdefault(step, {})
+        name = next((each for each in names if each in holder), names[0])
+        if (holder.get(name) or 0) >= max_tokens:
+            return None
+        holder[name] = max_tokens
+        return encode_json(row)
 
     # Submit: upload may be repeated, create is sent once
 

@@ -17,7 +17,7 @@ import tenacity
 
 from airflow_raif.adapters.base import Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
 from airflow_raif.adapters.gemini_requests import embed_body, generate_body
-from airflow_raif.adapters.gemini_results import read_row
+from airflow_raif.adapters.gemini_results import name_of_code, read_row
 from airflow_raif.adapters.http import MAX_ATTEMPTS, pause
 from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.adapters.text_form import check_form, encode_json, merge_params
@@ -74,8 +74,9 @@ class _Metadata(msgspec.Struct, rename="camel"):
 
 
 class _Status(msgspec.Struct):
-    code: int | None = None
+    code: int | str | None = None
     message: str | None = None
+    status: str | None = None
 
 
 class _Operation(msgspec.Struct):
@@ -119,6 +120,9 @@ class GeminiAdapter(Adapter):
     name = "gemini"
     endpoints: ClassVar[tuple[str, ...]] = (GENERATE, EMBED)
     default_base_url = "https://generativelanguage.googleapis.com"
+    output_limits: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+        GENERATE: (("request", "generationConfig"), ("maxOutputTokens",))
+    }
     #: Files hold 2 GB; no number of rows is documented, so parts are kept to what is easy to handle.
     default_limits = Limits(max_requests=200_000, max_bytes=1900 * 1000 * 1000, max_request_bytes=20 * 1000 * 1000)
 
@@ -341,6 +345,7 @@ def _state(operation: _Operation) -> PartState:
     outputs = [each for each in (metadata.output, operation.response) if each is not None]
     file = next((each.responses_file for each in outputs if each.responses_file), None)
     stats, error = metadata.batch_stats, operation.error
+    error_code = (error.status or name_of_code(error.code)) if error else None
     return PartState(
         provider_batch_id=operation.name,
         status=_status(operation, raw_status),
@@ -349,7 +354,8 @@ def _state(operation: _Operation) -> PartState:
         if stats
         else None,
         refs={"responses_file": file} if file else {},
-        error=f"code {error.code}: {error.message}" if error else None,
+        error=f"{error_code}: {error.message}" if error else None,
+        error_code=error_code,
         created_at=metadata.create_time,
         tag=metadata.display_name,
     )

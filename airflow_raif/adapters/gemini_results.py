@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from airflow_raif.adapters import jsonl
+from airflow_raif.adapters.jsonl import count_of
 from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.result import EntryError, EntryResult, ToolCall
 from airflow_raif.domain.status import EntryStatus, FailureReason
@@ -16,7 +17,7 @@ _COMPLETED, _FAILED = EntryStatus.COMPLETED, EntryStatus.FAILED
 
 
 class _Call(msgspec.Struct):
-    name: str = ""
+    name: str | None = None
     id: str | None = None
     args: Any = None
 
@@ -25,12 +26,12 @@ class _Piece(msgspec.Struct, rename="camel"):
     """A part of a content."""
 
     text: str | None = None
-    thought: bool = False
+    thought: bool | None = None
     function_call: _Call | None = None
 
 
 class _Content(msgspec.Struct):
-    parts: list[_Piece] = []
+    parts: list[_Piece] | None = None
 
 
 class _Candidate(msgspec.Struct, rename="camel"):
@@ -39,11 +40,11 @@ class _Candidate(msgspec.Struct, rename="camel"):
 
 
 class _Usage(msgspec.Struct, rename="camel"):
-    prompt_token_count: int = 0
-    candidates_token_count: int = 0
-    thoughts_token_count: int = 0
-    tool_use_prompt_token_count: int = 0
-    cached_content_token_count: int = 0
+    prompt_token_count: int | float | None = None
+    candidates_token_count: int | float | None = None
+    thoughts_token_count: int | float | None = None
+    tool_use_prompt_token_count: int | float | None = None
+    cached_content_token_count: int | float | None = None
 
 
 class _Feedback(msgspec.Struct, rename="camel"):
@@ -51,7 +52,7 @@ class _Feedback(msgspec.Struct, rename="camel"):
 
 
 class _Embedding(msgspec.Struct):
-    values: list[float] = []
+    values: list[float] | None = None
 
 
 class _Response(msgspec.Struct, rename="camel"):
@@ -60,12 +61,15 @@ class _Response(msgspec.Struct, rename="camel"):
     usage_metadata: _Usage | None = None
     model_version: str | None = None
     embedding: _Embedding | None = None
-    token_count: int | None = None
+    token_count: int | float | None = None
 
 
 class _Error(msgspec.Struct):
-    code: int | None = None
+    """A google.rpc.Status, or an error as HTTP answers have it: with its HTTP status as the code, and its name."""
+
+    code: int | str | None = None
     message: str | None = None
+    status: str | None = None
 
 
 class _RowMetadata(msgspec.Struct):
@@ -76,13 +80,24 @@ class _Row(msgspec.Struct):
     key: str | None = None
     metadata: _RowMetadata | None = None
     response: _Response | None = None
-    error: _Error | None = None
+    error: _Error | str | None = None
 
 
-_decode = msgspec.json.Decoder(_Row, strict=False).decode
+_decoder = msgspec.json.Decoder(_Row, strict=False)
 
-#: google.rpc.Code of entries that were never run.
-_NOT_RUN = {1: FailureReason.CANCELED, 4: FailureReason.EXPIRED}
+#: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto, by number.
+_CODES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
+_CODE_OF_HTTP = {
+    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 409: "ABORTED",
+    429: "RESOURCE_EXHAUSTED", 499: "CANCELLED", 500: "INTERNAL", 501: "UNIMPLEMENTED", 503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}  # fmt: skip
+#: Entries that were never run.
+_NOT_RUN = {"CANCELLED": FailureReason.CANCELED, "DEADLINE_EXCEEDED": FailureReason.EXPIRED}
 _CUT = {
     "MAX_TOKENS": FailureReason.TRUNCATED,
     "SAFETY": FailureReason.REFUSED,
@@ -100,30 +115,48 @@ def read_row(raw: bytes) -> EntryResult:
 
     :raises MalformedResponseError: it is no row, or has no key.
     """
-    return jsonl.read_row(_read, _decode, raw)
+    return jsonl.read_row(_read, _decoder, raw)
 
 
 def _read(row: _Row) -> EntryResult:
     key = row.key or (row.metadata.key if row.metadata else None)
     if key is None:
         raise MalformedResponseError("a result row has no key", provider="gemini")
-    if row.error is not None or row.response is None:
-        error_of = row.error or _Error(message="the row has neither a response nor an error")
-        return EntryResult(
-            wire_id=key,
-            status=_FAILED,
-            reason=_NOT_RUN.get(error_of.code or 0, FailureReason.ERRORED),
-            error=EntryError(
-                error_of.message or f"code {error_of.code}", str(error_of.code) if error_of.code is not None else None
-            ),
-        )
+    error = _error_of(row.error)
+    if error is None and row.response is None:
+        error = EntryError("the row has neither a response nor an error")
+    if error is not None or row.response is None:
+        reason = _NOT_RUN.get((error.code if error else None) or "", FailureReason.ERRORED)
+        return EntryResult(wire_id=key, status=_FAILED, reason=reason, error=error)
     if row.response.embedding is not None:
         return _embedded(key, row.response, row.response.embedding)
     return _generated(key, row.response)
 
 
+def name_of_code(code: int | str | None) -> str | None:
+    """Return the name of a google.rpc code, given as its number, as an HTTP status, or by name."""
+    if isinstance(code, str):
+        return name_of_code(int(code)) if code.isascii() and code.isdigit() else code
+    if code is None:
+        return None
+    return _CODES[code] if 0 <= code < len(_CODES) else _CODE_OF_HTTP.get(code, str(code))
+
+
+def _error_of(error: _Error | str | None) -> EntryError | None:
+    """Return what a row's error says; an empty one, which some servers put beside a response, says nothing."""
+    if isinstance(error, str) or error is None:
+        return EntryError(error) if error else None
+    name = error.status or name_of_code(error.code)
+    if name is None and not error.message:
+        return None
+    http_status = error.code if isinstance(error.code, int) and error.code >= 100 else None
+    return EntryError(error.message or f"code {name}", name, http_status)
+
+
 def _embedded(key: str, response: _Response, embedding: _Embedding) -> EntryResult:
-    tokens = response.usage_metadata.prompt_token_count if response.usage_metadata else response.token_count
+    tokens = count_of(
+        response.usage_metadata.prompt_token_count if response.usage_metadata else None, response.token_count
+    )
     return EntryResult(
         wire_id=key,
         status=_COMPLETED if embedding.values else _FAILED,
@@ -139,9 +172,12 @@ def _generated(key: str, response: _Response) -> EntryResult:
     candidate = response.candidates[0] if response.candidates else None
     texts: list[str] = []
     calls: list[ToolCall] = []
-    for piece in candidate.content.parts if candidate is not None and candidate.content is not None else ():
+    pieces = candidate.content.parts if candidate is not None and candidate.content is not None else None
+    for piece in pieces or ():
         if piece.function_call is not None:
-            calls.append(ToolCall(piece.function_call.id or "", piece.function_call.name, piece.function_call.args))
+            calls.append(
+                ToolCall(piece.function_call.id or "", piece.function_call.name or "", piece.function_call.args)
+            )
         elif piece.text is not None and not piece.thought:
             texts.append(piece.text)
     text = "".join(texts) if texts else None
@@ -169,12 +205,16 @@ def _generated(key: str, response: _Response) -> EntryResult:
     )
 
 
-def _usage(usage: _Usage) -> Usage:
+def _usage(usage: _Usage) -> Usage | None:
     """Thoughts are counted beside the candidates' tokens, and billed as output."""
+    given, answered = count_of(usage.prompt_token_count), count_of(usage.candidates_token_count)
+    thoughts, tools = count_of(usage.thoughts_token_count), count_of(usage.tool_use_prompt_token_count)
+    if given is None and answered is None and thoughts is None:
+        return None
     return Usage(
-        usage.prompt_token_count + usage.tool_use_prompt_token_count,
-        usage.cached_content_token_count,
+        (given or 0) + (tools or 0),
+        count_of(usage.cached_content_token_count) or 0,
         0,
-        usage.candidates_token_count + usage.thoughts_token_count,
-        usage.thoughts_token_count,
+        (answered or 0) + (thoughts or 0),
+        thoughts or 0,
     )

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import EntryStatus, FailureReason
 
-RowT = TypeVar("RowT")
+RowT = TypeVar("RowT", bound=msgspec.Struct)
+AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
+#: What may stand around a line: Windows' line end, and the byte order mark that some tools put before a file.
+_AROUND = b"\r \t\xef\xbb\xbf"
+#: More tokens than any row has; a table's column holds it.
+_MOST_TOKENS = 1 << 53
+_ABSENT = object()
 
 
 def split_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -34,11 +43,11 @@ def split_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         torn = [lines.pop()]
         for line in lines:
             length = len(line) + 1
-            if stripped := line.strip(b"\r \t"):
+            if stripped := line.strip(_AROUND):
                 yield offset + (0 if line[0] == stripped[0] else line.index(stripped)), stripped
             offset += length
-    if (line := b"".join(torn)).strip():
-        stripped = line.strip(b"\r \t")
+    line = b"".join(torn)
+    if stripped := line.strip(_AROUND):
         yield offset + line.index(stripped), stripped
 
 
@@ -50,41 +59,90 @@ class _Id(msgspec.Struct):
     metadata: _Id | None = None
 
 
-_decode_id = msgspec.json.Decoder(_Id).decode
+#: The id of a row that is nested too deeply to be decoded; ours need no escaping.
+_find_id = re.compile(rb'"(?:custom_id|key)"\s*:\s*"([\w-]+)"').search
 
 
-def read_row(read: Callable[[RowT], EntryResult], decode: Callable[[bytes], RowT], raw: bytes) -> EntryResult:
-    """Read one result row; one that has an id but is not of the documented shape is that entry's failure.
+def read_row(read: Callable[[RowT], EntryResult], decoder: msgspec.json.Decoder[RowT], raw: bytes) -> EntryResult:
+    """Read one result row, as far as it goes.
+
+    A row of the documented shape is read at once. In any other a field of the wrong type counts as absent: servers
+    that speak a provider's dialect get small things wrong, and the answer is paid for. If what is left is no answer,
+    it is that entry's failure.
 
     :raises MalformedResponseError: it is no JSON, or has no id.
     """
     try:
-        return read(decode_row(decode, raw))
-    except MalformedResponseError as error:
-        named = decode_row(_decode_id, raw)
-        wire_id = named.custom_id or named.key or (named.metadata.key if named.metadata else None)
-        if wire_id is None:
-            raise
-        # Not missing: the entry was answered and perhaps billed, and its row is in the spool.
-        return EntryResult(
-            wire_id=wire_id,
-            status=EntryStatus.FAILED,
-            reason=FailureReason.INVALID_OUTPUT,
-            error=EntryError(str(error)),
-        )
+        return read(decoder.decode(raw))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MalformedResponseError) as error:
+        return _read_odd(read, decoder.type, raw, error)
 
 
-def decode_row(decode: Callable[[bytes], RowT], raw: bytes) -> RowT:
-    """Decode one result row; text in it that is not UTF-8, or half a surrogate pair, becomes a question mark.
-
-    :raises MalformedResponseError: it is no JSON, or not of the row's shape.
-    """
+def _read_odd(read: Callable[[RowT], EntryResult], kind: type[RowT], raw: bytes, error: Exception) -> EntryResult:
+    message = f"a result row cannot be read: {error}"
+    wire_id = None
     try:
-        return decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        # The answer is paid for, so one broken character does not cost the row.
-        try:
-            whole = json.loads(raw.decode("utf-8", "replace"))
-            return decode(json.dumps(whole, ensure_ascii=False).encode("utf-8", "replace"))
-        except (ValueError, RecursionError):
-            raise MalformedResponseError(f"a result row cannot be read: {error}") from error
+        whole = _mended(raw)
+        wire_id = _id_of(_convert(whole, _Id))
+        result = read(_convert(whole, kind))
+    except RecursionError:
+        found = _find_id(raw)
+        wire_id = found.group(1).decode() if found is not None else None
+    except (ValueError, MalformedResponseError):
+        pass
+    else:
+        if result.error is None or result.reason is not FailureReason.INVALID_OUTPUT:
+            return result
+        return msgspec.structs.replace(result, error=EntryError(f"{result.error.message}; {message}"))
+    if wire_id is None:
+        raise MalformedResponseError(message) from error
+    # Not missing: the entry was answered and perhaps billed, and its row is in the spool.
+    return EntryResult(
+        wire_id=wire_id, status=EntryStatus.FAILED, reason=FailureReason.INVALID_OUTPUT, error=EntryError(message)
+    )
+
+
+def _id_of(named: _Id) -> str | None:
+    return named.custom_id or named.key or (named.metadata.key if named.metadata else None)
+
+
+def _mended(raw: bytes) -> Any:
+    """Decode JSON with what is not of it: broken UTF-8 and half surrogate pairs are "?", NaN and infinity are null."""
+    text = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False)
+    return json.loads(text.encode("utf-8", "replace"), parse_constant=lambda _: None)
+
+
+def _convert(value: Any, kind: type[AnyStruct]) -> AnyStruct:
+    return msgspec.convert(_fit(value, _type_info(kind)), kind)
+
+
+_type_info = cache(inspect.type_info)
+_SCALARS: dict[type[inspect.Type], Any] = {
+    inspect.IntType: int, inspect.FloatType: float, inspect.StrType: str, inspect.BoolType: bool,
+}  # fmt: skip
+
+
+def _fit(value: Any, kind: inspect.Type) -> Any:
+    """Return a value without the fields that are not of their type, or a mark if it is not of its own."""
+    if value is _ABSENT or isinstance(kind, inspect.AnyType):
+        return value
+    if isinstance(kind, inspect.UnionType):
+        fitted = (_fit(value, each) for each in kind.types)
+        return next((each for each in fitted if each is not _ABSENT), _ABSENT)
+    if isinstance(kind, inspect.StructType) and isinstance(value, dict):
+        fields = {each.encode_name: _fit(value.get(each.encode_name, _ABSENT), each.type) for each in kind.fields}
+        return {name: each for name, each in fields.items() if each is not _ABSENT}
+    if isinstance(kind, inspect.ListType) and isinstance(value, list):
+        items = [_fit(each, kind.item_type) for each in value]
+        return items if _ABSENT not in items else _ABSENT
+    if isinstance(kind, inspect.NoneType):
+        return None if value is None else _ABSENT
+    try:
+        return msgspec.convert(value, _SCALARS[type(kind)], strict=False)
+    except (KeyError, msgspec.ValidationError):
+        return _ABSENT
+
+
+def count_of(*values: float | None) -> int | None:
+    """Return the first that is a number of tokens, whole; ``None``: none is."""
+    return next((int(value) for value in values if value is not None and 0 <= value < _MOST_TOKENS), None)

@@ -107,6 +107,10 @@ class OpenAIAdapter(Adapter):
     name = "openai"
     endpoints: ClassVar[tuple[str, ...]] = (RESPONSES, CHAT, EMBEDDINGS)
     default_base_url = "https://api.openai.com/v1"
+    output_limits: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+        RESPONSES: (("body",), ("max_output_tokens",)),
+        CHAT: (("body",), ("max_completion_tokens", "max_tokens")),
+    }
     default_limits = Limits(
         max_requests=50_000,
         max_bytes=200 * 1000 * 1000,
@@ -279,8 +283,6 @@ def _state(batch: _Batch) -> PartState:
         if (value := getattr(batch, name)) is not None
     }
     errors = (batch.errors.data or []) if batch.errors else []
-    if codes := [each.code for each in errors if each.code]:
-        refs["error_codes"] = codes[:10]
     counts = batch.request_counts
     return PartState(
         provider_batch_id=batch.id,
@@ -289,6 +291,7 @@ def _state(batch: _Batch) -> PartState:
         counts=Counts(counts.total, counts.completed, counts.failed) if counts else None,
         refs=refs,
         error="; ".join(_error_text(each) for each in errors[:5]) or None,
+        error_code=next((each.code for each in errors if each.code), None),
         created_at=_time(batch.created_at),
         expires_at=_time(batch.expires_at),
         tag=(batch.metadata or {}).get(TAG),

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from airflow_raif.adapters import jsonl
+from airflow_raif.adapters.jsonl import count_of
 from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.result import EntryError, EntryResult, ToolCall
 from airflow_raif.domain.status import EntryStatus, FailureReason
@@ -35,20 +36,20 @@ class _Item(msgspec.Struct):
 
 
 class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = 0
+    cached_tokens: int | float | None = None
 
 
 class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = 0
+    reasoning_tokens: int | float | None = None
 
 
 class _Usage(msgspec.Struct):
     """Usage as /v1/responses (input, output) and the others (prompt, completion) name it."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    input_tokens: int | float | None = None
+    output_tokens: int | float | None = None
+    prompt_tokens: int | float | None = None
+    completion_tokens: int | float | None = None
     input_tokens_details: _InputDetails | None = None
     output_tokens_details: _OutputDetails | None = None
     prompt_tokens_details: _InputDetails | None = None
@@ -85,10 +86,13 @@ class _Incomplete(msgspec.Struct):
     reason: str | None = None
 
 
-class _BodyError(msgspec.Struct):
+class _Error(msgspec.Struct):
+    """An error of a row or of a body; some servers wrap it once more, or give an HTTP status as its code."""
+
     message: str | None = None
     code: str | int | None = None
     type: str | None = None
+    error: _Error | str | None = None
 
 
 class _Body(msgspec.Struct):
@@ -99,7 +103,7 @@ class _Body(msgspec.Struct):
     data: list[_Embedding] | None = None
     usage: _Usage | None = None
     incomplete_details: _Incomplete | None = None
-    error: _BodyError | str | None = None
+    error: _Error | str | None = None
 
 
 class _Response(msgspec.Struct):
@@ -110,10 +114,10 @@ class _Response(msgspec.Struct):
 class _Row(msgspec.Struct):
     custom_id: str
     response: _Response | None = None
-    error: _BodyError | None = None
+    error: _Error | str | None = None
 
 
-_decode = msgspec.json.Decoder(_Row).decode
+_decoder = msgspec.json.Decoder(_Row)
 _decode_any = msgspec.json.Decoder().decode
 
 _NOT_RUN = {"batch_expired": FailureReason.EXPIRED, "batch_cancelled": FailureReason.CANCELED}
@@ -130,7 +134,7 @@ def read_row(raw: bytes) -> EntryResult:
 
     :raises MalformedResponseError: it is no row, or has no custom_id.
     """
-    return jsonl.read_row(_read, _decode, raw)
+    return jsonl.read_row(_read, _decoder, raw)
 
 
 def _read(row: _Row) -> EntryResult:
@@ -146,33 +150,42 @@ def _read(row: _Row) -> EntryResult:
         return _from_chat(row.custom_id, body)
     if body.data is not None:
         return _from_embedding(row.custom_id, body)
-    return _failed(row.custom_id, FailureReason.INVALID_OUTPUT, body.error or "the answer is empty", None, body)
+    if body.error is not None:
+        return _failed(row.custom_id, FailureReason.ERRORED, body.error, None, body)
+    return _failed(row.custom_id, FailureReason.INVALID_OUTPUT, "the answer is empty", None, body)
 
 
 def _not_run(row: _Row, response: _Response | None) -> EntryResult:
-    error = row.error
-    reason = _NOT_RUN.get(str(error.code), FailureReason.ERRORED) if error else FailureReason.ERRORED
     status = response.status_code if response is not None else None
     text = response.body if response is not None and isinstance(response.body, str) else None
-    return _failed(row.custom_id, reason, error or text or "the row has neither a response nor an error", status, None)
+    error = row.error or text or "the row has neither a response nor an error"
+    reason = _NOT_RUN.get(_error_of(error, status).code or "", FailureReason.ERRORED)
+    return _failed(row.custom_id, reason, error, status, None)
 
 
 def _failed(
-    wire_id: str, reason: FailureReason, error: _BodyError | str | None, status: int | None, body: _Body | None
+    wire_id: str, reason: FailureReason, error: _Error | str | None, status: int | None, body: _Body | None
 ) -> EntryResult:
-    if isinstance(error, _BodyError):
-        code = error.code or error.type
-        found = EntryError(error.message or str(code or "no message"), str(code) if code is not None else None, status)
-    else:
-        found = EntryError(error or f"HTTP {status}", None, status)
     return EntryResult(
         wire_id=wire_id,
         status=_FAILED,
         reason=reason,
-        error=found,
+        error=_error_of(error, status),
         model=body.model if body else None,
         usage=_usage(body.usage) if body and body.usage else None,
     )
+
+
+def _error_of(error: _Error | str | None, status: int | None) -> EntryError:
+    while isinstance(error, _Error) and error.error is not None:
+        error = error.error
+    if not isinstance(error, _Error):
+        return EntryError(error or f"HTTP {status}", None, status)
+    code: str | int | None = error.code or error.type
+    if isinstance(code, int):
+        # https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html: an HTTP status is the code.
+        status, code = status or code, error.type or str(code)
+    return EntryError(error.message or str(code or "no message"), code, status)
 
 
 def _from_response(wire_id: str, body: _Body) -> EntryResult:
@@ -261,15 +274,19 @@ def _vector(value: list[float] | str | None) -> list[float]:
     return value or []
 
 
-def _usage(usage: _Usage) -> Usage:
+def _usage(usage: _Usage) -> Usage | None:
     read = usage.input_tokens_details or usage.prompt_tokens_details
     written = usage.output_tokens_details or usage.completion_tokens_details
+    given = count_of(usage.input_tokens, usage.prompt_tokens)
+    answered = count_of(usage.output_tokens, usage.completion_tokens)
+    if given is None and answered is None:
+        return None
     return Usage(
-        usage.input_tokens or usage.prompt_tokens or 0,
-        (read.cached_tokens or 0) if read is not None else 0,
+        given or 0,
+        (count_of(read.cached_tokens) or 0) if read is not None else 0,
         0,
-        usage.output_tokens or usage.completion_tokens or 0,
-        (written.reasoning_tokens or 0) if written is not None else 0,
+        answered or 0,
+        (count_of(written.reasoning_tokens) or 0) if written is not None else 0,
     )
 
 

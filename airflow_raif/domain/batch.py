@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost, Usage
 
@@ -39,6 +40,8 @@ class PartState(msgspec.Struct, frozen=True, kw_only=True):
     #: What fetching needs later: file ids, a results URL, inline flag. Small, JSON-able, no secret.
     refs: dict[str, Any] = msgspec.field(default_factory=dict)
     error: str | None = None
+    #: The provider's code for why the whole of it failed.
+    error_code: str | None = None
     created_at: datetime | None = None
     expires_at: datetime | None = None
     #: The tag our create put on it, where the provider carries one.
@@ -66,7 +69,14 @@ class Part(msgspec.Struct, kw_only=True):
     counts: Counts | None = None
     refs: dict[str, Any] = msgspec.field(default_factory=dict)
     error: str | None = None
+    error_code: str | None = None
+    #: Its entries go through the synchronous API, at its price; it has no batch job at the provider.
+    is_synchronous: bool = False
+    usage: Usage = msgspec.field(default_factory=Usage)
+    cost: Cost = msgspec.field(default_factory=Cost)
     submitted_at: datetime | None = None
+    #: When the provider last told its state.
+    polled_at: datetime | None = None
     ended_at: datetime | None = None
     expires_at: datetime | None = None
     results_fetched_at: datetime | None = None
@@ -94,6 +104,7 @@ class Batch(msgspec.Struct, kw_only=True):
     #: The JSON schema every answer must follow, where all rows share one.
     output_schema: dict[str, Any] | None = None
     metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    round_policy: RoundPolicy = msgspec.field(default_factory=RoundPolicy)
     usage: Usage = msgspec.field(default_factory=Usage)
     cost: Cost = msgspec.field(default_factory=Cost)
     result_uri: str | None = None
@@ -121,3 +132,4 @@ class EntryOutcome(msgspec.Struct, frozen=True, gc=False):
     usage: Usage | None
     cost: Cost
     error: str | None = None
+    is_repeatable: bool = False

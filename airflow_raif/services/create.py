@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 
-from airflow_raif.adapters.base import Limits
 from airflow_raif.domain.batch import Batch, Claim
 from airflow_raif.domain.errors import InvalidBatchError, InvalidRequestError, LimitExceededError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults, request_of
+from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.wire_id import make_wire_id
 from airflow_raif.services.output import make_parser
+from airflow_raif.services.part_files import PartFiles
 from airflow_raif.services.runtime import Runtime
-from airflow_raif.spool.files import ROWS_FILE, Folder, requests_file
+from airflow_raif.spool.files import ROWS_FILE, Folder
 from airflow_raif.store import NewBatch
 
 #: Entries written to the store in one transaction.
@@ -33,6 +33,7 @@ def create_batch(
     defaults: RequestDefaults,
     claim: Claim | None = None,
     metadata: Mapping[str, Any] | None = None,
+    round_policy: RoundPolicy | None = None,
 ) -> Batch:
     """Spool every row and write the batch as ``pending``; nothing is sent.
 
@@ -56,6 +57,7 @@ def create_batch(
             spool_uri=folder.uri,
             output_schema=defaults.output_schema,
             metadata=dict(metadata or {}),
+            round_policy=round_policy or RoundPolicy(),
             created_at=runtime.clock(),
         )
     )
@@ -101,38 +103,15 @@ def numbered_requests(rows: Iterable[Any]) -> Iterator[tuple[int, EntryRequest]]
 
 
 @dataclass
-class _PartWriter:
-    """An open part."""
-
-    number: int
-    model: str
-    file: IO[bytes]
-    close: ExitStack
-    count: int = 0
-    size: int = 0
-    embedding_inputs: int = 0
-
-    def is_full(self, limits: Limits, size: int, embedding_inputs: int) -> bool:
-        inputs = limits.max_embedding_inputs
-        return self.count > 0 and (
-            self.count >= limits.max_requests
-            or self.size + size > limits.max_bytes
-            or (inputs is not None and self.embedding_inputs + embedding_inputs > inputs)
-        )
-
-
-@dataclass
 class _Spooler:
-    """Writes one batch's rows into parts; one part is open per model, since a part holds one model."""
+    """Writes one batch's rows into the spool and the store."""
 
     runtime: Runtime
     batch: Batch
     folder: Folder
     encode: Callable[[EntryRequest, str], bytes]
     count: int = 0
-    _open: dict[str, _PartWriter] = field(default_factory=dict)
     _entries: list[tuple[int, str, int, int, int]] = field(default_factory=list)
-    _next_number: int = 0
     _digest: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
     @property
@@ -141,28 +120,23 @@ class _Spooler:
 
     def spool(self, requests: Iterator[tuple[int, EntryRequest]], default_model: str) -> None:
         encode_columns = msgspec.json.Encoder(enc_hook=str).encode
-        with ExitStack() as stack:
-            columns_file = stack.enter_context(self.folder.write(ROWS_FILE))
-            try:
-                for index, request in requests:
-                    model = request.model or (request.body or {}).get("model") or default_model
-                    custom_id = request.custom_id or str(index)
-                    self._add(index, custom_id, request, model)
-                    try:
-                        columns_file.write(encode_columns(request.columns) + b"\n")
-                    except UnicodeEncodeError as error:
-                        raise _not_utf8(index, "a column", error) from error
-            except BaseException as error:
-                for writer in self._open.values():
-                    writer.close.__exit__(type(error), error, error.__traceback__)
-                raise
+        store, limits = self.runtime.store, self.runtime.adapter.limits
+        with (
+            self.folder.write(ROWS_FILE) as columns_file,
+            PartFiles(self.folder, limits, lambda part: store.add_part(self.batch, part)) as files,
+        ):
+            for index, request in requests:
+                model = request.model or (request.body or {}).get("model") or default_model
+                self._add(files, index, request.custom_id or str(index), request, model)
+                try:
+                    columns_file.write(encode_columns(request.columns) + b"\n")
+                except UnicodeEncodeError as error:
+                    raise _not_utf8(index, "a column", error) from error
             if not self.count:
                 raise InvalidBatchError("the batch is empty: no row came from the input")
-            for writer in list(self._open.values()):
-                self._finish(writer)
-            self._flush_entries()
+        self._flush_entries()
 
-    def _add(self, index: int, custom_id: str, request: EntryRequest, model: str) -> None:
+    def _add(self, files: PartFiles, index: int, custom_id: str, request: EntryRequest, model: str) -> None:
         wire_id = make_wire_id(self.batch.batch_id, index)
         limits = self.runtime.adapter.limits
         line = _encoded(self.encode, request, index, wire_id)
@@ -175,41 +149,11 @@ class _Spooler:
             )
         _add_to_fingerprint(self._digest, line, wire_id, custom_id, index)
         inputs = self.runtime.adapter.count_embedding_inputs(request)
-        writer = self._open.get(model)
-        if writer is not None and writer.is_full(limits, size, inputs):
-            self._finish(writer)
-            writer = None
-        if writer is None:
-            writer = self._start(model)
-        self._entries.append((index, custom_id, writer.number, writer.size, size - 1))
-        writer.file.write(line)
-        writer.file.write(b"\n")
-        writer.count += 1
-        writer.size += size
-        writer.embedding_inputs += inputs
+        number, offset = files.add(model, line, inputs)
+        self._entries.append((index, custom_id, number, offset, len(line)))
         self.count += 1
         if len(self._entries) >= ENTRY_CHUNK:
             self._flush_entries()
-
-    def _start(self, model: str) -> _PartWriter:
-        close = ExitStack()
-        file = close.enter_context(self.folder.write(requests_file(self._next_number)))
-        writer = _PartWriter(self._next_number, model, file, close)
-        self._open[model] = writer
-        self._next_number += 1
-        return writer
-
-    def _finish(self, writer: _PartWriter) -> None:
-        del self._open[writer.model]
-        writer.close.close()
-        self.runtime.store.add_part(
-            self.batch,
-            number=writer.number,
-            round=0,
-            model=writer.model,
-            request_count=writer.count,
-            request_bytes=writer.size,
-        )
 
     def _flush_entries(self) -> None:
         if self._entries:

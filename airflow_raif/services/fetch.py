@@ -12,6 +12,7 @@ from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch, EntryOutcome, Part, PartState
 from airflow_raif.domain.errors import InvalidBatchError, MalformedResponseError, UnavailableError
 from airflow_raif.domain.result import EntryResult
+from airflow_raif.domain.rounds import is_worth_repeating
 from airflow_raif.domain.status import REASON_WITHOUT_RESULT, BatchStatus, EntryStatus, FailureReason
 from airflow_raif.domain.usage import Cost
 from airflow_raif.domain.wire_id import index_of, wire_prefix
@@ -59,8 +60,10 @@ def _fetch_part(runtime: Runtime, batch: Batch, part: Part) -> None:
     reader.flush()
     reason = REASON_WITHOUT_RESULT[part.status]
     message = part.error or f"the provider gave no result for this entry; its part was {part.raw_status}"
-    missing = runtime.store.fail_without_result(batch, part.number, reason.value, message)
-    runtime.store.mark_part_fetched(part.id, runtime.clock())
+    missing = runtime.store.fail_without_result(
+        batch, part.number, reason.value, message, is_repeatable=is_worth_repeating(reason, part.error_code)
+    )
+    runtime.store.mark_part_fetched(batch, part, runtime.clock())
     if missing:
         log.warning("Part %s of batch %s: %s entries %s", part.number, batch.batch_id, missing, reason.value)
     for what, count in reader.oddities.items():
@@ -92,6 +95,7 @@ def _state_of(part: Part) -> PartState:
         counts=part.counts,
         refs=part.refs,
         error=part.error,
+        error_code=part.error_code,
     )
 
 
@@ -145,6 +149,7 @@ class _PartReader:
             except InvalidOutputError as invalid:
                 status, reason, error = EntryStatus.FAILED, FailureReason.INVALID_OUTPUT, str(invalid)
         usage = result.usage
+        said = (result.error.code, result.error.status) if result.error else ()
         cost = self._price(usage) if usage is not None and self._price is not None else _NO_COST
         return EntryOutcome(
             index=index,
@@ -156,4 +161,5 @@ class _PartReader:
             usage=usage,
             cost=cost,
             error=error,
+            is_repeatable=is_worth_repeating(reason, *said),
         )

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 from airflow_raif.domain.batch import Batch, Claim
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import BatchStatus
+from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.fetch import fetch_batch_results
 from airflow_raif.services.runtime import Runtime
+
+#: What to do when the input is not what the running batch was made of.
+OnInputChange = Literal["refuse", "resubmit"]
 
 log = logging.getLogger(__name__)
 
 
-def resume_batch(runtime: Runtime, claim: Claim, fingerprint: Callable[[], str] | None = None) -> Batch | None:
+def resume_batch(
+    runtime: Runtime,
+    claim: Claim,
+    fingerprint: Callable[[], str] | None = None,
+    *,
+    on_input_change: OnInputChange = "refuse",
+) -> Batch | None:
     """Return the batch that a claim holds and that is still worth waiting for or applying; ``None``: make a new one.
 
     A batch that was never spooled whole is discarded. One that was canceled, or ended without anything billed, is
     left as it is, its results fetched, and gives up the claim.
 
     :param fingerprint: computes the fingerprint of the input as it is now.
-    :raises InvalidBatchError: the input is not what the batch was made of.
+    :param on_input_change: ``refuse``, or ``resubmit``: cancel the batch if it runs, and make a new one.
+    :raises InvalidBatchError: the input is not what the batch was made of, and that is to be refused.
     """
     batch = runtime.store.find_by_claim(claim)
     if batch is None:
@@ -38,13 +50,27 @@ def resume_batch(runtime: Runtime, claim: Claim, fingerprint: Callable[[], str] 
             runtime.store.release_claim(batch.batch_id, runtime.clock())
             return None
     if fingerprint is not None and batch.fingerprint != fingerprint():
+        if on_input_change == "resubmit":
+            _give_up(runtime, batch)
+            return None
         raise InvalidBatchError(
             f"the input changed since batch {batch.batch_id} ({batch.status}) was created for this task; it was not"
-            " submitted again, since that would be paid twice. Restore the input to take its results, or cancel the"
-            " batch and clear the task to start anew."
+            " submitted again, since that would be paid twice. Restore the input to take its results, or set"
+            " on_input_change='resubmit' to cancel it and start anew."
         )
     log.info("Resuming batch %s (%s)", batch.batch_id, batch.status)
     return batch
+
+
+def _give_up(runtime: Runtime, batch: Batch) -> None:
+    """Ask a batch to stop, and release its claim; what it finished stays known, and is fetched by a sweep."""
+    if not batch.status.is_terminal:
+        try:
+            cancel_batch(runtime, batch.batch_id)
+        except InvalidBatchError as error:
+            log.info("Nothing to cancel: %s", error)
+    log.warning("The input changed since batch %s was created; starting a new one", batch.batch_id)
+    runtime.store.release_claim(batch.batch_id, runtime.clock())
 
 
 def _has_nothing_paid(runtime: Runtime, batch: Batch) -> bool:

@@ -1,6 +1,14 @@
 """The metadata tables: schema, queries, migrations. Knows no provider and no Airflow."""
 
-from airflow_raif.store.records import BatchMissingError, ClaimTakenError, EntryCounts, EntryRow, NewBatch
+from airflow_raif.store.records import (
+    BatchMissingError,
+    ClaimTakenError,
+    EntryCounts,
+    EntryRow,
+    NewBatch,
+    NewPart,
+    Repeat,
+)
 from airflow_raif.store.store import Store
 
-__all__ = ["BatchMissingError", "ClaimTakenError", "EntryCounts", "EntryRow", "NewBatch", "Store"]
+__all__ = ["BatchMissingError", "ClaimTakenError", "EntryCounts", "EntryRow", "NewBatch", "NewPart", "Repeat", "Store"]

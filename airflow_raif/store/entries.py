@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import EntryOutcome
 from airflow_raif.domain.errors import DuplicateCustomIdError
 from airflow_raif.domain.status import EntryStatus
-from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow, kept_text
-from airflow_raif.store.tables import entry
+from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow, Repeat, kept_text
+from airflow_raif.store.tables import entry, part
 
 #: An entry's (index, custom_id, part number, offset and length of its request in the part's file).
 NewEntry = tuple[int, str, int, int, int]
+#: An entry's index, and the part, offset and length of the request that repeats it.
+Moved = tuple[int, int, int, int]
 _NO_USAGE = (None,) * len(USAGE_COLUMNS)
 
 _INSERT = (
@@ -25,8 +27,17 @@ _INSERT = (
 _UPDATE = (
     "UPDATE raif_entry SET status = ?, reason = ?, error = ?, result_part = ?, result_offset = ?, result_length = ?, "
     + ", ".join(f"{name} = ?" for name in USAGE_COLUMNS)
-    + ", batch_cost = ?, standard_cost = ?, cost_is_estimated = ?"
+    + ", batch_cost = ?, standard_cost = ?, cost_is_estimated = ?, is_repeatable = ?"
     " WHERE batch_key = ? AND idx = ? AND part_number = ? AND status = 'pending'"
+)
+_PAID = "reason IN ('invalid_output', 'truncated', 'refused')"
+_MOVE = (
+    "UPDATE raif_entry SET status = 'pending', reason = NULL, error = NULL, is_repeatable = '0',"
+    " part_number = ?, request_offset = ?, request_length = ?,"
+    f" result_part = CASE WHEN {_PAID} THEN result_part END,"
+    f" result_offset = CASE WHEN {_PAID} THEN result_offset END,"
+    f" result_length = CASE WHEN {_PAID} THEN result_length END"
+    " WHERE batch_key = ? AND idx = ? AND status = 'failed'"
 )
 
 
@@ -90,12 +101,14 @@ def record(connection: Connection, batch_key: int, outcomes: Sequence[EntryOutco
         )  # fmt: skip
         rows.append((
             each.status, each.reason, kept_text(each.error), each.part_number, each.offset, each.length, *tokens,
-            cost.batch, cost.standard, cost.is_estimated, batch_key, each.index, each.part_number,
+            cost.batch, cost.standard, cost.is_estimated, each.is_repeatable, batch_key, each.index, each.part_number,
         ))  # fmt: skip
     return _run_many(connection, _UPDATE, rows)
 
 
-def fail_pending(connection: Connection, batch_key: int, part_number: int, reason: str, message: str) -> int:
+def fail_pending(
+    connection: Connection, batch_key: int, part_number: int, reason: str, message: str, *, is_repeatable: bool
+) -> int:
     """Fail every pending entry of a part; return how many there were."""
     statement = (
         update(entry)
@@ -104,7 +117,7 @@ def fail_pending(connection: Connection, batch_key: int, part_number: int, reaso
             entry.c.part_number == part_number,
             entry.c.status == EntryStatus.PENDING.value,
         )
-        .values(status=EntryStatus.FAILED.value, reason=reason, error=kept_text(message))
+        .values(status=EntryStatus.FAILED.value, reason=reason, error=kept_text(message), is_repeatable=is_repeatable)
     )
     return connection.execute(statement).rowcount
 
@@ -125,16 +138,48 @@ def count(connection: Connection, batch_key: int) -> EntryCounts:
     return EntryCounts(**totals, reasons=reasons)
 
 
-def sums(connection: Connection, batch_key: int) -> dict[str, Any]:
-    """Sum usage and cost over a batch's entries, as values of its row; a sum over nothing known is null."""
+def part_sums(connection: Connection, batch_key: int, part_number: int) -> dict[str, Any]:
+    """Sum usage and cost of the results that came with a part, as values of its row."""
+    return _sums(connection, entry, entry.c.batch_key == batch_key, entry.c.result_part == part_number)
+
+
+def batch_sums(connection: Connection, batch_key: int) -> dict[str, Any]:
+    """Sum usage and cost of a batch's parts, as values of its row; paid answers that a round replaced count, too."""
+    return _sums(connection, part, part.c.batch_key == batch_key)
+
+
+def _sums(connection: Connection, table: Table, *where: ColumnElement[bool]) -> dict[str, Any]:
+    """Sum the money columns; a sum over nothing known is null."""
     columns = (*USAGE_COLUMNS, "batch_cost", "standard_cost")
-    is_estimated = select(entry.c.idx).where(entry.c.batch_key == batch_key, entry.c.cost_is_estimated).exists()
-    totals = [func.sum(entry.c[name]).label(name) for name in columns]
+    is_estimated = select(table.c.batch_key).where(*where, table.c.cost_is_estimated).exists()
+    totals = [func.sum(table.c[name]).label(name) for name in columns]
     statement = select(*totals, select(is_estimated).scalar_subquery().label("est"))
-    row = connection.execute(statement.where(entry.c.batch_key == batch_key)).mappings().one()
+    row = connection.execute(statement.where(*where)).mappings().one()
     # PostgreSQL sums BIGINT to a decimal.
     values: dict[str, Any] = {name: None if row[name] is None else int(row[name]) for name in columns}
     return {**values, "cost_is_estimated": bool(row["est"])}
+
+
+def repeatable(connection: Connection, batch_key: int, reasons: Sequence[str], start: int, size: int) -> list[Repeat]:
+    """Return the next entries worth repeating in input order, from an index on."""
+    columns = (entry.c.idx, entry.c.part_number, entry.c.request_offset, entry.c.request_length, entry.c.reason)
+    statement = (
+        select(*columns)
+        .where(
+            entry.c.batch_key == batch_key,
+            entry.c.status == EntryStatus.FAILED.value,
+            or_(entry.c.is_repeatable, entry.c.reason.in_(reasons)),
+            entry.c.idx >= start,
+        )
+        .order_by(entry.c.idx)
+        .limit(size)
+    )
+    return [Repeat(*row) for row in connection.execute(statement).all()]
+
+
+def move(connection: Connection, batch_key: int, moved: Sequence[Moved]) -> int:
+    """Make failed entries pending in other parts; an answer that was paid for stays known until a better one comes."""
+    return _run_many(connection, _MOVE, [(*each[1:], batch_key, each[0]) for each in moved])
 
 
 def page(connection: Connection, batch_key: int, start: int, size: int) -> list[EntryRow]:

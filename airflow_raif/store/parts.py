@@ -7,20 +7,40 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
-from airflow_raif.domain.batch import PartState
+from airflow_raif.domain.batch import Batch, Part, PartState
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import BatchStatus, can_move, combine
-from airflow_raif.store.records import kept_text
+from airflow_raif.store.records import NewPart, kept_text, part_of
 from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
+
+
+def add(connection: Connection, batch_key: int, new: NewPart) -> Part:
+    """Write a new part."""
+    values = msgspec.structs.asdict(new) | {"batch_key": batch_key, "refs": {}, "status": BatchStatus.PENDING.value}
+    return part_of(connection.execute(insert(part_table).values(values).returning(part_table)).mappings().one())
+
+
+def reopen(connection: Connection, batch: Batch) -> bool:
+    """Let a batch whose results were all fetched run again; only a round moves a status backwards.
+
+    :return: False: it was reopened, or got a part, since ``batch`` was read.
+    """
+    parts = select(func.count()).where(part_table.c.batch_key == batch.id).scalar_subquery()
+    statement = (
+        update(batch_table)
+        .where(batch_table.c.id == batch.id, batch_table.c.results_fetched_at.is_not(None), parts == len(batch.parts))
+        .values(status=BatchStatus.IN_PROGRESS.value, results_fetched_at=None, applied_at=None, ended_at=None)
+    )
+    return bool(connection.execute(statement).rowcount)
 
 
 def submitted(connection: Connection, part_id: int, state: PartState, at: datetime) -> None:
     """Write a part's id at the provider, once, and what it said along with it."""
     status = state.status if state.status is not BatchStatus.PENDING else BatchStatus.SUBMITTED
-    values = _said(state) | {
+    values = _said(state, at) | {
         "provider_batch_id": state.provider_batch_id,
         "status": status.value,
         "submitted_at": at,
@@ -52,7 +72,7 @@ def record_states(connection: Connection, states: Mapping[int, PartState], at: d
         current = BatchStatus(row.status)
         if current.is_terminal:
             continue
-        values = _said(state)
+        values = _said(state, at)
         if can_move(current, state.status):
             values["status"] = state.status.value
             if state.status.is_terminal:
@@ -61,15 +81,17 @@ def record_states(connection: Connection, states: Mapping[int, PartState], at: d
     return _update_batches(connection, {row.batch_key for row in rows}, at)
 
 
-def _said(state: PartState) -> dict[str, Any]:
+def _said(state: PartState, at: datetime) -> dict[str, Any]:
     """Return what a state says; what it is silent about stays as it is."""
-    values: dict[str, Any] = {"raw_status": state.raw_status}
+    values: dict[str, Any] = {"raw_status": state.raw_status, "polled_at": at}
     if state.counts is not None:
         values["counts"] = msgspec.to_builtins(state.counts)
     if state.refs:
         values["refs"] = state.refs
     if state.error:
         values["error"] = kept_text(state.error)
+    if state.error_code:
+        values["error_code"] = state.error_code[:100]
     if state.expires_at is not None:
         values["expires_at"] = state.expires_at
     return values

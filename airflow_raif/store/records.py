@@ -10,6 +10,7 @@ from sqlalchemy import RowMapping
 
 from airflow_raif.domain.batch import Batch, Claim, Counts, Part
 from airflow_raif.domain.errors import StoreError
+from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost, Usage
 
@@ -51,7 +52,30 @@ class NewBatch(msgspec.Struct, kw_only=True, frozen=True):
     spool_uri: str
     output_schema: dict[str, Any] | None
     metadata: dict[str, Any]
+    round_policy: RoundPolicy = RoundPolicy()
     created_at: datetime
+
+
+class NewPart(msgspec.Struct, kw_only=True, frozen=True):
+    """A part whose requests are in the spool."""
+
+    #: From 0 within the batch, rounds included.
+    number: int
+    round: int = 0
+    model: str
+    request_count: int
+    request_bytes: int
+    is_synchronous: bool = False
+
+
+class Repeat(msgspec.Struct, frozen=True, gc=False):
+    """A failed entry that may go out again, and where its request lies in the spool."""
+
+    index: int
+    part_number: int
+    offset: int
+    length: int
+    reason: str
 
 
 class EntryCounts(msgspec.Struct, frozen=True):
@@ -83,13 +107,13 @@ def batch_of(row: RowMapping, parts: list[Part]) -> Batch:
     claim = None
     if row["dag_id"] is not None:
         claim = Claim(row["dag_id"], row["run_id"], row["task_id"], row["map_index"])
-    names = set(Batch.__struct_fields__) & set(row) - {"status"}
+    names = set(Batch.__struct_fields__) & set(row) - {"status", "round_policy"}
     return Batch(
         **{name: row[name] for name in names},
         status=BatchStatus(row["status"]),
         claim=claim,
-        usage=Usage(*(row[name] or 0 for name in USAGE_COLUMNS)),
-        cost=Cost(row["batch_cost"], row["standard_cost"], bool(row["cost_is_estimated"])),
+        round_policy=RoundPolicy(**row["round_policy"] or {}),
+        **_money_of(row),
         parts=parts,
     )
 
@@ -98,4 +122,13 @@ def part_of(row: RowMapping) -> Part:
     """Read a row of raif_part."""
     names = set(Part.__struct_fields__) & set(row) - {"status", "counts"}
     counts = Counts(**row["counts"]) if row["counts"] else None
-    return Part(**{name: row[name] for name in names}, status=BatchStatus(row["status"]), counts=counts)
+    return Part(
+        **{name: row[name] for name in names}, status=BatchStatus(row["status"]), counts=counts, **_money_of(row)
+    )
+
+
+def _money_of(row: RowMapping) -> dict[str, Any]:
+    return {
+        "usage": Usage(*(row[name] or 0 for name in USAGE_COLUMNS)),
+        "cost": Cost(row["batch_cost"], row["standard_cost"], bool(row["cost_is_estimated"])),
+    }

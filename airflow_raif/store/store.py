@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import msgspec
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -23,6 +24,8 @@ from airflow_raif.store.records import (
     EntryCounts,
     EntryRow,
     NewBatch,
+    NewPart,
+    Repeat,
     batch_of,
     kept_text,
     part_of,
@@ -80,6 +83,7 @@ class Store:
             "batch_id": new.batch_id, "provider": new.provider, "conn_id": new.conn_id, "model": new.model,
             "endpoint": new.endpoint, "status": BatchStatus.PENDING.value, "spool_uri": new.spool_uri,
             "output_schema": new.output_schema, "metadata": new.metadata, "created_at": new.created_at,
+            "round_policy": msgspec.to_builtins(new.round_policy),
             "dag_id": claim and claim.dag_id, "run_id": claim and claim.run_id, "task_id": claim and claim.task_id,
             "map_index": claim and claim.map_index,
         }  # fmt: skip
@@ -145,12 +149,15 @@ class Store:
         self._update_batch(batch_id, error=kept_text(message))
 
     def mark_fetched(self, batch: Batch, at: datetime) -> Batch:
-        """Sum up usage and cost, and stamp once that every result was fetched."""
+        """Sum up usage and cost, and stamp once that every result was fetched, if that is so."""
+        unfetched = select(part_table.c.id).where(
+            part_table.c.batch_key == batch.id, part_table.c.results_fetched_at.is_(None)
+        )
         with self._transaction() as connection:
             connection.execute(
                 update(batch_table)
-                .where(batch_table.c.id == batch.id, batch_table.c.results_fetched_at.is_(None))
-                .values(**entries.sums(connection, batch.id), results_fetched_at=at)
+                .where(batch_table.c.id == batch.id, batch_table.c.results_fetched_at.is_(None), ~unfetched.exists())
+                .values(**entries.batch_sums(connection, batch.id), results_fetched_at=at)
             )
             return _get(connection, batch.batch_id)
 
@@ -173,24 +180,25 @@ class Store:
 
     # Parts
 
-    def add_part(
-        self,
-        batch: Batch,
-        *,
-        number: int,
-        round: int,  # noqa: A002 - the column's name, and the word for it
-        model: str,
-        request_count: int,
-        request_bytes: int,
-    ) -> Part:
-        """Write a part whose requests are in the spool."""
+    def add_part(self, batch: Batch, new: NewPart) -> Part:
+        """Write a part."""
         with self._transaction() as connection:
-            values = {
-                "batch_key": batch.id, "number": number, "round": round, "model": model, "refs": {},
-                "request_count": request_count, "request_bytes": request_bytes, "status": BatchStatus.PENDING.value,
-            }  # fmt: skip
-            row = connection.execute(insert(part_table).values(values).returning(part_table)).mappings().one()
-            return part_of(row)
+            return parts.add(connection, batch.id, new)
+
+    def open_round(self, batch: Batch, new: Sequence[NewPart], moved: Iterable[Sequence[entries.Moved]]) -> bool:
+        """Write the parts of a round and make its entries pending in them, all or nothing.
+
+        :param moved: the entries, in chunks.
+        :return: False: another process opened it, and nothing was written.
+        """
+        with self._transaction() as connection:
+            if not parts.reopen(connection, batch):
+                return False
+            for each in new:
+                parts.add(connection, batch.id, each)
+            for chunk in moved:
+                entries.move(connection, batch.id, chunk)
+            return True
 
     def record_upload(self, part_id: int, input_ref: str | None) -> None:
         """Note where a part's requests were uploaded to; ``None``: forget it."""
@@ -264,10 +272,14 @@ class Store:
         with self._transaction() as connection:
             return set(connection.scalars(select(column).where(column.in_(provider_batch_ids))))
 
-    def mark_part_fetched(self, part_id: int, at: datetime) -> None:
-        """Stamp that a part's results are in."""
+    def mark_part_fetched(self, batch: Batch, part: Part, at: datetime) -> None:
+        """Stamp once that a part's results are in, and sum up their usage and cost."""
         with self._transaction() as connection:
-            connection.execute(update(part_table).where(part_table.c.id == part_id).values(results_fetched_at=at))
+            connection.execute(
+                update(part_table)
+                .where(part_table.c.id == part.id, part_table.c.results_fetched_at.is_(None))
+                .values(**entries.part_sums(connection, batch.id, part.number), results_fetched_at=at)
+            )
 
     # Entries
 
@@ -292,10 +304,26 @@ class Store:
         with self._transaction() as connection:
             return entries.record(connection, batch.id, outcomes)
 
-    def fail_without_result(self, batch: Batch, part_number: int, reason: str, message: str) -> int:
+    def fail_without_result(
+        self, batch: Batch, part_number: int, reason: str, message: str, *, is_repeatable: bool
+    ) -> int:
         """Fail every entry of a part that has no result; return how many there were."""
         with self._transaction() as connection:
-            return entries.fail_pending(connection, batch.id, part_number, reason, message)
+            return entries.fail_pending(connection, batch.id, part_number, reason, message, is_repeatable=is_repeatable)
+
+    def iter_repeatable(self, batch: Batch, reasons: Sequence[str], *, size: int = 2000) -> Iterator[Repeat]:
+        """Yield the failed entries worth repeating, in input order.
+
+        :param reasons: failure reasons that are repeated besides those that passed by themselves.
+        """
+        start = 0
+        while True:
+            with self._transaction() as connection:
+                page = entries.repeatable(connection, batch.id, reasons, start, size)
+            yield from page
+            if len(page) < size:
+                return
+            start = page[-1].index + 1
 
     def count_entries(self, batch: Batch) -> EntryCounts:
         """Count a batch's entries by status and reason."""

@@ -23,7 +23,7 @@ from airflow_raif.domain.errors import (
 )
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost, Usage
-from airflow_raif.store import NewBatch, Store, migrate
+from airflow_raif.store import NewBatch, NewPart, Store, migrate
 from airflow_raif.store.engine import parse_url
 from airflow_raif.store.records import BatchMissingError, ClaimTakenError
 from airflow_raif.store.tables import VERSION_TABLE, metadata
@@ -43,7 +43,7 @@ def new_batch(store, batch_id="b1", claim=CLAIM, parts=1, per_part=3):
     for number in range(parts):
         start = number * per_part
         store.add_entries(made, [(n, f"id {n}", number, n * 10, 9) for n in range(start, start + per_part)])
-        store.add_part(made, number=number, round=0, model="m", request_count=per_part, request_bytes=30)
+        store.add_part(made, NewPart(number=number, model="m", request_count=per_part, request_bytes=30))
     store.finish_spooling(made, fingerprint="f", request_count=parts * per_part, at=NOW)
     return store.get_batch(batch_id)
 
@@ -192,7 +192,7 @@ def test_outcomes_are_written_once(store):
     bad = outcome(2, status="failed", reason="errored", error="e" * 900, usage=None, cost=Cost())
     assert store.record_outcomes(made, [outcome(0), outcome(1), bad]) == 3
     assert store.record_outcomes(made, [outcome(0, status="failed", reason="errored"), outcome(3, part=0)]) == 0
-    assert store.fail_without_result(made, 1, "expired", "the window closed") == 3
+    assert store.fail_without_result(made, 1, "expired", "the window closed", is_repeatable=True) == 3
     counts = store.count_entries(made)
     assert (counts.pending, counts.completed, counts.failed) == (0, 2, 4)
     assert counts.reasons == {"errored": 1, "expired": 3}
@@ -209,7 +209,7 @@ def test_hostile_text_of_a_provider_is_kept(store):
     made = new_batch(store)
     written = store.record_outcomes(made, [outcome(0, status="failed", reason="errored", error="a\x00b'; DROP TABLE")])
     assert written == 1
-    store.fail_without_result(made, 0, "missing", "x\x00y")
+    store.fail_without_result(made, 0, "missing", "x\x00y", is_repeatable=True)
     texts = [entry.error for page in store.iter_entries(made) for entry in page]
     assert texts == ["ab'; DROP TABLE", "xy", "xy"]
     store.record_submitted(made.parts[0].id, state(), NOW)
@@ -221,7 +221,7 @@ def test_sums_are_exact(store):
     """Usage and cost of a batch are the sums of its entries, in picodollars; unknown stays unknown."""
     made = new_batch(store)
     store.record_outcomes(made, [outcome(0), outcome(1, cost=Cost(10**15, 2 * 10**15, True))])
-    store.mark_part_fetched(made.parts[0].id, NOW)
+    store.mark_part_fetched(made, made.parts[0], NOW)
     found = store.mark_fetched(made, NOW)
     assert found.usage == Usage(20, 4, 0, 10, 2)
     assert found.cost == Cost(10**15 + 1_000_000, 2 * 10**15 + 2_000_000, True)
@@ -229,12 +229,14 @@ def test_sums_are_exact(store):
     assert found.parts[0].results_fetched_at == NOW
     other = new_batch(store, "b2", claim=None)
     store.record_outcomes(other, [outcome(0, usage=None, cost=Cost())])
+    store.mark_part_fetched(other, other.parts[0], NOW)
     assert store.mark_fetched(other, NOW).cost == Cost()
 
 
 def test_stamps_are_set_once(store):
     """What happened first stays."""
     made = new_batch(store)
+    store.mark_part_fetched(made, made.parts[0], NOW)
     later = NOW + timedelta(hours=1)
     assert store.mark_fetched(made, NOW).results_fetched_at == NOW
     assert store.mark_fetched(made, later).results_fetched_at == NOW

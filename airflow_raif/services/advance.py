@@ -1,0 +1,51 @@
+"""Advance: do whatever a batch needs next from a worker; the one step between two waits."""
+
+from __future__ import annotations
+
+import logging
+
+from airflow_raif.domain.batch import Batch, PartState
+from airflow_raif.domain.errors import BatchNotFoundError, RejectedError
+from airflow_raif.domain.status import BatchStatus
+from airflow_raif.services.fetch import fetch_batch_results
+from airflow_raif.services.rounds import open_round
+from airflow_raif.services.runtime import Runtime
+from airflow_raif.services.submit import submit_batch
+
+log = logging.getLogger(__name__)
+
+
+def advance_batch(runtime: Runtime, batch_id: str, *, may_repeat: bool = True) -> Batch:
+    """Submit what is pending; fetch what has ended; open a new round for what is worth repeating.
+
+    :param may_repeat: whether a new round may be opened.
+    :return: the batch: terminal and fetched if nothing is left to do, otherwise waiting at the provider.
+    :raises AmbiguousSubmitError: several batches at the provider may be one of its parts.
+    :raises ProviderError: the provider refused or failed; a later call goes on from there.
+    """
+    while True:
+        batch = runtime.store.get_batch(batch_id)
+        if any(part.status is BatchStatus.PENDING for part in batch.parts):
+            batch = _submit(runtime, batch)
+        if not batch.status.is_terminal:
+            return batch
+        batch = fetch_batch_results(runtime, batch_id)
+        if not may_repeat or not open_round(runtime, batch):
+            return batch
+
+
+def _submit(runtime: Runtime, batch: Batch) -> Batch:
+    """Submit pending parts; a round that the provider refuses ends as failed, since the rounds before it were paid."""
+    try:
+        return submit_batch(runtime, batch.batch_id)
+    except (RejectedError, BatchNotFoundError) as error:
+        batch = runtime.store.get_batch(batch.batch_id)
+        pending = [part for part in batch.parts if part.status is BatchStatus.PENDING]
+        if not all(part.round for part in pending):
+            raise
+        log.warning("Round of batch %s cannot be submitted and is given up: %s", batch.batch_id, error)
+        refused = PartState(
+            provider_batch_id="", status=BatchStatus.FAILED, raw_status="never submitted", error=str(error)
+        )
+        runtime.store.record_states({part.id: refused for part in pending}, runtime.clock())
+        return runtime.store.get_batch(batch.batch_id)

@@ -1,0 +1,100 @@
+"""Requests on their way into the spool, cut into parts within the provider's limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import IO, Self
+
+from airflow_raif.adapters.base import Limits
+from airflow_raif.spool.files import Folder, requests_file
+from airflow_raif.store import NewPart
+
+
+@dataclass
+class _OpenPart:
+    number: int
+    model: str
+    file: IO[bytes]
+    close: ExitStack
+    count: int = 0
+    size: int = 0
+    embedding_inputs: int = 0
+
+    def is_full(self, limits: Limits, size: int, embedding_inputs: int) -> bool:
+        inputs = limits.max_embedding_inputs
+        return self.count > 0 and (
+            self.count >= limits.max_requests
+            or self.size + size > limits.max_bytes
+            or (inputs is not None and self.embedding_inputs + embedding_inputs > inputs)
+        )
+
+
+@dataclass
+class PartFiles:
+    """Writes requests into parts; one part is open per model, since a part holds one model.
+
+    Used as a context: parts that are open at its end are finished, and at an error dropped.
+
+    :param on_part: told of each part once its file is whole.
+    """
+
+    folder: Folder
+    limits: Limits
+    on_part: Callable[[NewPart], object]
+    next_number: int = 0
+    round: int = 0
+    is_synchronous: bool = False
+    _open: dict[str, _OpenPart] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for part in list(self._open.values()):
+            if error is None:
+                self._finish(part)
+            else:
+                part.close.__exit__(kind, error, traceback)
+
+    def add(self, model: str, line: bytes, embedding_inputs: int = 1) -> tuple[int, int]:
+        """Write one request; return its part's number and its offset in the part's file."""
+        size = len(line) + 1
+        part = self._open.get(model)
+        if part is not None and part.is_full(self.limits, size, embedding_inputs):
+            self._finish(part)
+            part = None
+        if part is None:
+            part = self._start(model)
+        offset = part.size
+        part.file.write(line)
+        part.file.write(b"\n")
+        part.count += 1
+        part.size += size
+        part.embedding_inputs += embedding_inputs
+        return part.number, offset
+
+    def _start(self, model: str) -> _OpenPart:
+        close = ExitStack()
+        file = close.enter_context(self.folder.write(requests_file(self.next_number)))
+        part = self._open[model] = _OpenPart(self.next_number, model, file, close)
+        self.next_number += 1
+        return part
+
+    def _finish(self, part: _OpenPart) -> None:
+        del self._open[part.model]
+        part.close.close()
+        self.on_part(
+            NewPart(
+                number=part.number,
+                round=self.round,
+                model=part.model,
+                request_count=part.count,
+                request_bytes=part.size,
+                is_synchronous=self.is_synchronous,
+            )
+        )

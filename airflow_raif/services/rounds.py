@@ -1,0 +1,100 @@
+"""Rounds: the entries that failed in a way worth repeating go out again, and only those."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import islice
+from typing import IO
+
+import msgspec
+
+from airflow_raif.adapters.jsonl import split_lines
+from airflow_raif.domain.batch import Batch
+from airflow_raif.domain.request import EntryRequest
+from airflow_raif.domain.status import BatchStatus, FailureReason
+from airflow_raif.domain.wire_id import index_of, wire_prefix
+from airflow_raif.services.part_files import PartFiles
+from airflow_raif.services.runtime import Runtime
+from airflow_raif.spool.files import requests_file
+from airflow_raif.store import NewPart, Repeat
+
+log = logging.getLogger(__name__)
+
+
+class _RequestId(msgspec.Struct):
+    """The id in a spooled request, with any of the providers."""
+
+    custom_id: str = ""
+    key: str = ""
+
+
+_decode_id = msgspec.json.Decoder(_RequestId).decode
+
+#: Entries moved into their new parts by one statement.
+MOVE_CHUNK = 2000
+
+
+def open_round(runtime: Runtime, batch: Batch) -> bool:
+    """Make new parts of a fetched batch's entries that are worth repeating, if its policy and rounds allow it.
+
+    The requests go out again as the bytes that were sent; only one that was cut off gets a higher limit. Nothing is
+    sent here: the parts are pending.
+
+    :return: whether a round is open now; False also if another process opened it first.
+    """
+    rounds = max((part.round for part in batch.parts), default=0)
+    if rounds >= batch.round_policy.max_rounds or any(part.status is BatchStatus.CANCELED for part in batch.parts):
+        return False
+    new: list[NewPart] = []
+    folder = runtime.folder(batch.batch_id)
+    files = PartFiles(folder, runtime.adapter.limits, new.append, next_number=len(batch.parts), round=rounds + 1)
+    with files, ExitStack() as stack:
+        _write(runtime, batch, files, stack)
+    if not new or not runtime.store.open_round(batch, new, _moved(runtime, batch, new)):
+        return False
+    count = sum(part.request_count for part in new)
+    log.info("Round %s of batch %s: %s entries go out again", rounds + 1, batch.batch_id, count)
+    return True
+
+
+def _write(runtime: Runtime, batch: Batch, files: PartFiles, stack: ExitStack) -> None:
+    sources: dict[int, IO[bytes]] = {}
+    folder, adapter = runtime.folder(batch.batch_id), runtime.adapter
+    models = {part.number: part.model for part in batch.parts}
+    for entry in runtime.store.iter_repeatable(batch, batch.round_policy.reasons()):
+        if entry.part_number not in sources:
+            sources[entry.part_number] = stack.enter_context(folder.local_copy(requests_file(entry.part_number)))
+        source = sources[entry.part_number]
+        source.seek(entry.offset)
+        line: bytes | None = source.read(entry.length)
+        if (limit := _higher_limit(batch, entry)) is not None:
+            line = adapter.with_max_tokens(line or b"", batch.endpoint, limit)
+        if line is not None:
+            files.add(models[entry.part_number], line, _embedding_inputs(runtime, line))
+
+
+def _higher_limit(batch: Batch, entry: Repeat) -> int | None:
+    return batch.round_policy.truncated_max_tokens if entry.reason == FailureReason.TRUNCATED else None
+
+
+def _embedding_inputs(runtime: Runtime, line: bytes) -> int:
+    if runtime.adapter.limits.max_embedding_inputs is None:
+        return 1
+    body = msgspec.json.decode(line).get("body")
+    return runtime.adapter.count_embedding_inputs(EntryRequest(body=body))
+
+
+def _moved(runtime: Runtime, batch: Batch, parts: list[NewPart]) -> Iterator[list[tuple[int, int, int, int]]]:
+    """Yield where each entry's request lies now, in chunks, read off the files that were just written."""
+    folder, prefix = runtime.folder(batch.batch_id), wire_prefix(batch.batch_id)
+    for part in parts:
+        with folder.local_copy(requests_file(part.number)) as file:
+            lines = split_lines(iter(lambda: file.read(1 << 20), b""))
+            while chunk := list(islice(lines, MOVE_CHUNK)):
+                yield [
+                    (index, part.number, offset, len(line))
+                    for offset, line in chunk
+                    if (index := index_of((found := _decode_id(line)).custom_id or found.key, prefix)) is not None
+                ]
