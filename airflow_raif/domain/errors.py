@@ -10,10 +10,10 @@ RaifError                        retryable: bool
     TransientProviderError       may work later (retryable)
       RateLimitedError           429, with retry_after seconds when given
       UnavailableError           5xx, timeouts, connection refused or lost
+      MalformedResponseError     a 2xx whose body is not what the provider documents, as from a gateway
     AuthenticationError          401, 403, and Gemini's 400 API_KEY_INVALID
     RejectedError                other 4xx: the request is wrong
     BatchNotFoundError           404 for a batch or a file
-    MalformedResponseError       a 2xx whose body is not what the provider documents
   AmbiguousSubmitError           a create may or may not have happened; nothing more was sent
   BatchOutcomeError              how a batch ended, when that fails the task
     FailedBatchError, ExpiredBatchError, CanceledBatchError, PartialBatchError, DeadlineExceededError
@@ -109,7 +109,7 @@ class BatchNotFoundError(ProviderError):
     """The provider does not know the batch or the file."""
 
 
-class MalformedResponseError(ProviderError):
+class MalformedResponseError(TransientProviderError):
     """A successful answer that cannot be understood."""
 
 

@@ -131,6 +131,14 @@ class BatchHook(BaseHook):
         with open_batch_runtime(batch_id) as (runtime, _):
             return fetch_batch_results(runtime, batch_id)
 
+    def advance_batch(self, batch_id: str) -> Batch:
+        """Do what the batch needs next: submit what is pending, fetch what has ended, open a round if there is cause."""
+        from airflow_raif.hooks.runtime import open_batch_runtime
+        from airflow_raif.services.advance import advance_batch
+
+        with open_batch_runtime(batch_id) as (runtime, _):
+            return advance_batch(runtime, batch_id)
+
     def apply_batch_results(self, batch_id: str, output_path: str | None = None) -> str:
         """Write one row per input row; return the result file's address."""
         from airflow_raif.hooks.runtime import open_batch_runtime

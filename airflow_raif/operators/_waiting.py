@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from time import time
+from itertools import count
+from time import sleep, time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from airflow_raif.domain.errors import BatchOutcomeError, DeadlineExceededError, InvalidBatchError, RaifError
+from airflow_raif.domain.errors import (
+    BatchOutcomeError,
+    DeadlineExceededError,
+    InvalidBatchError,
+    RaifError,
+    TransientProviderError,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
@@ -28,8 +36,10 @@ DEFAULT_TIMEOUT = 25 * 3600
 CANCEL_GRACE_SECONDS = 3600
 
 
-def seconds_of(value: float | timedelta) -> float:
+def seconds_of(value: float | timedelta | None) -> float | None:
     """Return a duration in seconds."""
+    if value is None:
+        return None
     return value.total_seconds() if isinstance(value, timedelta) else float(value)
 
 
@@ -69,103 +79,142 @@ def poll_intervals(first: float | None) -> list[float]:
     return [float(each) for each in str(text).split(",")]
 
 
-def defer_until_terminal(
+def is_done(batch: Batch) -> bool:
+    """Whether a batch is terminal, its results are fetched, and no round of it is to come."""
+    return batch.status.is_terminal and batch.results_fetched_at is not None
+
+
+def check_event(event: Mapping[str, Any]) -> None:
+    """Raise what a trigger could not cope with.
+
+    :raises AirflowException: polling is not possible any more; the batch goes on and a retry waits for it again.
+    """
+    if event.get("status") == "error":
+        raise AirflowException(f"waiting for batch {event.get('batch_id')} failed: {event.get('message')}")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long, how often and to what end an operator waits for a batch."""
+
+    #: Seconds from the first submission; ``None``: 25 hours from each round's.
+    timeout: float | None = None
+    poll_interval: float | None = None
+    cancel_on_timeout: bool = True
+    cancel_on_kill: bool = True
+
+    def end_time(self, batch: Batch) -> float:
+        """Return when time is up, in Unix seconds."""
+        if self.timeout is not None:
+            return (batch.submitted_at or batch.created_at).timestamp() + self.timeout
+        submitted = [part.submitted_at for part in batch.parts if part.submitted_at]
+        return max(submitted, default=batch.created_at).timestamp() + DEFAULT_TIMEOUT
+
+    def proceed(self, runtime: Runtime, batch: Batch) -> Batch:
+        """Ask the provider once, then do whatever the batch needs next: cancel a late one, fetch, open a round.
+
+        :raises DeadlineExceededError: time is up and the batch is not to be canceled, or does not stop.
+        :raises TransientProviderError: the provider does not answer; see :meth:`outlast`.
+        """
+        from airflow_raif.services.advance import advance_batch
+        from airflow_raif.services.poll import fetch_batch_status
+
+        is_late = time() >= self.end_time(batch)
+        if not fetch_batch_status(runtime, batch.batch_id).is_terminal and is_late:
+            self._give_up(runtime, batch)
+        return advance_batch(runtime, batch.batch_id, may_repeat=not is_late)
+
+    def outlast(self, batch: Batch, error: Exception) -> None:
+        """Raise the error of a provider that does not answer, if time is long up; otherwise it is waited out."""
+        if time() > self.end_time(batch) + CANCEL_GRACE_SECONDS:
+            raise error
+        log.warning("Batch %s waits until the provider answers again: %s", batch.batch_id, error)
+
+    def wait_in_worker(self, runtime: Runtime, batch: Batch) -> Batch:
+        """Poll from the worker until nothing is left to wait for; outages are waited out."""
+        intervals = poll_intervals(self.poll_interval)
+        for attempt in count():
+            try:
+                batch = self.proceed(runtime, batch)
+            except TransientProviderError as error:
+                self.outlast(batch, error)
+            else:
+                log.info("Batch %s is %s", batch.batch_id, batch.status)
+                if is_done(batch):
+                    break
+            left = self.end_time(batch) - time()
+            pause = intervals[min(attempt, len(intervals) - 1)]
+            sleep(min(pause, left) if left > 0 else pause)
+        return batch
+
+    def defer(self, operator: BaseOperator, batch: Batch, method_name: str, *, until: float | None = None) -> NoReturn:
+        """Leave the worker until the batch is terminal or time is up.
+
+        :param until: Unix seconds at which to come back at the latest, whatever the batch does.
+        """
+        end_time = self.end_time(batch)
+        if time() >= end_time:
+            end_time += CANCEL_GRACE_SECONDS
+        _defer(operator, batch, self, end_time if until is None else until, method_name)
+
+    def pause(self, operator: BaseOperator, batch: Batch, method_name: str, error: Exception) -> NoReturn:
+        """Leave the worker until the provider may answer again.
+
+        :raises TransientProviderError: time is long up.
+        """
+        self.outlast(batch, error)
+        hint = error.retry_after if isinstance(error, TransientProviderError) else None
+        pause = min(max(hint or 0.0, float(conf.get("raif", "outage_pause", fallback="300"))), 3600.0)
+        _defer(operator, batch, self, time() + pause, method_name, min_dwell=pause)
+
+    def _give_up(self, runtime: Runtime, batch: Batch) -> None:
+        """Cancel a late batch, so that what it finished can be fetched; one that does not stop either fails the task.
+
+        :raises DeadlineExceededError: see above.
+        """
+        from airflow_raif.services.cancel import cancel_batch
+
+        late = time() - (batch.submitted_at or batch.created_at).timestamp()
+        if not self.cancel_on_timeout or time() > self.end_time(batch) + CANCEL_GRACE_SECONDS:
+            what = "it was canceled and has not stopped" if self.cancel_on_timeout else "it was not canceled"
+            raise DeadlineExceededError(
+                f"batch {batch.batch_id} is {batch.status} {late:.0f} s after its submission; {what}, and a retry"
+                " waits for it again"
+            )
+        log.warning("Batch %s did not end within %.0f s of its submission; canceling it", batch.batch_id, late)
+        try:
+            cancel_batch(runtime, batch.batch_id)
+        except InvalidBatchError as error:
+            log.info("Nothing to cancel: %s", error)
+
+
+def _defer(
     operator: BaseOperator,
     batch: Batch,
-    *,
-    poll_interval: float | None,
+    patience: Patience,
     end_time: float,
-    cancel_on_kill: bool,
     method_name: str,
+    *,
+    min_dwell: float | None = None,
 ) -> NoReturn:
-    """Leave the worker until the batch is terminal or the deadline passes."""
     from airflow_raif.triggers.batch import BatchTrigger
 
+    if min_dwell is None:
+        min_dwell = float(conf.get("raif", "min_dwell_seconds", fallback="10"))
     trigger = BatchTrigger(
         conn_id=batch.conn_id,
         batch_id=batch.batch_id,
         model=f"{batch.provider}:{batch.model}",
         end_time=end_time,
-        poll_intervals=poll_intervals(poll_interval),
-        min_dwell=float(conf.get("raif", "min_dwell_seconds", fallback="10")),
-        cancel_on_kill=cancel_on_kill,
+        poll_intervals=poll_intervals(patience.poll_interval),
+        min_dwell=min_dwell,
+        cancel_on_kill=patience.cancel_on_kill,
     )
     # The trigger's own deadline comes first; Airflow's is for a trigger that hangs.
     operator.defer(
         trigger=trigger, method_name=method_name, timeout=timedelta(seconds=max(end_time - time(), 0.0) + 600)
     )
     raise AssertionError("defer returned")
-
-
-def end_time_of(batch: Batch, timeout: float) -> float:
-    """Return when waiting ends, in Unix seconds, counted from the submission."""
-    since = batch.submitted_at or batch.created_at
-    return since.timestamp() + timeout
-
-
-def look(runtime: Runtime, batch: Batch) -> Batch:
-    """Ask the provider once and return the batch as it is then; an outage is no answer and changes nothing."""
-    from airflow_raif.domain.errors import TransientProviderError
-    from airflow_raif.services.poll import fetch_batch_status
-
-    if batch.status.is_terminal:
-        return batch
-    try:
-        fetch_batch_status(runtime, batch.batch_id)
-    except TransientProviderError as error:
-        log.warning("Batch %s cannot be polled, trying again later: %s", batch.batch_id, error)
-    return runtime.store.get_batch(batch.batch_id)
-
-
-def is_past_deadline(event: Mapping[str, Any]) -> bool:
-    """Whether waiting ended because time was up.
-
-    :raises AirflowException: polling is not possible any more; the batch goes on and a retry waits for it again.
-    """
-    if event.get("status") == "error":
-        raise AirflowException(f"waiting for batch {event.get('batch_id')} failed: {event.get('message')}")
-    return event.get("status") == "timeout"
-
-
-def cancel_after_deadline(runtime: Runtime, batch: Batch, timeout: float) -> Batch:
-    """Cancel a batch whose time is up, after asking once more whether it ended.
-
-    :return: the batch, terminal or on its way there.
-    """
-    from airflow_raif.services.cancel import cancel_batch
-    from airflow_raif.services.poll import fetch_batch_status
-
-    if not fetch_batch_status(runtime, batch.batch_id).is_terminal:
-        log.warning("Batch %s did not end within %s s of its submission; canceling it", batch.batch_id, timeout)
-        try:
-            cancel_batch(runtime, batch.batch_id)
-        except InvalidBatchError as error:
-            log.info("Nothing to cancel: %s", error)
-    return runtime.store.get_batch(batch.batch_id)
-
-
-def deadline_error(batch: Batch, timeout: float) -> DeadlineExceededError:
-    """Return the error of a batch that is left running past the user's deadline."""
-    return DeadlineExceededError(
-        f"batch {batch.batch_id} is {batch.status} {timeout:.0f} s after its submission; it was not canceled, and a"
-        " retry waits for it again"
-    )
-
-
-def wait_in_worker(runtime: Runtime, batch: Batch, intervals: Sequence[float], end_time: float) -> Batch:
-    """Poll from the worker until the batch is terminal or time is up; outages are waited out.
-
-    :return: the batch; not terminal if time was up.
-    """
-    from time import sleep
-
-    attempt = 0
-    while not batch.status.is_terminal and time() < end_time:
-        sleep(min(intervals[min(attempt, len(intervals) - 1)], max(end_time - time(), 0.0)))
-        attempt += 1
-        batch = look(runtime, batch)
-        log.info("Batch %s is %s", batch.batch_id, batch.status)
-    return batch
 
 
 def cancel_quietly(conn_id: str, model: str | None, batch_id: str) -> None:

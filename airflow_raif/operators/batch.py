@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from airflow_raif.domain.batch import Batch
     from airflow_raif.domain.request import RequestDefaults
+    from airflow_raif.domain.rounds import RoundPolicy
     from airflow_raif.services.runtime import Runtime
 
 
@@ -37,6 +38,11 @@ class _RequestsOperator(BaseOperator):
         output_type: Any = None,
         request_params: dict[str, Any] | None = None,
         batch_metadata: dict[str, Any] | None = None,
+        max_rounds: int = 2,
+        repeat_invalid_output: bool = False,
+        truncated_max_tokens: int | None = None,
+        on_input_change: Literal["refuse", "resubmit"] = "refuse",
+        deferrable: bool = True,
         cancel_on_kill: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -51,6 +57,11 @@ class _RequestsOperator(BaseOperator):
         self.output_type = output_type
         self.request_params = request_params
         self.batch_metadata = batch_metadata
+        self.max_rounds = max_rounds
+        self.repeat_invalid_output = repeat_invalid_output
+        self.truncated_max_tokens = truncated_max_tokens
+        self.on_input_change: Literal["refuse", "resubmit"] = on_input_change
+        self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
         self._running_batch_id: str | None = None
         depend_on(self, requests)
@@ -72,19 +83,44 @@ class _RequestsOperator(BaseOperator):
             params=self.request_params,
         )
 
+    def _round_policy(self) -> RoundPolicy:
+        from airflow_raif.domain.rounds import RoundPolicy
+
+        return RoundPolicy(self.max_rounds, self.repeat_invalid_output, self.truncated_max_tokens)
+
     def _start(self, runtime: Runtime, context: Context) -> Batch:
+        """Create and submit the batch, or find the running one; a provider that is away is waited out, deferred.
+
+        :raises TaskDeferred: see above.
+        """
+        from airflow_raif.domain.errors import TransientProviderError
         from airflow_raif.services.start import start_batch
 
-        batch = start_batch(
-            runtime,
-            open_requests(self.requests, context),
-            defaults=self._defaults(),
-            claim=_waiting.claim_of(context),
-            metadata=self.batch_metadata,
-        )
+        claim = _waiting.claim_of(context)
+        try:
+            batch = start_batch(
+                runtime,
+                open_requests(self.requests, context),
+                defaults=self._defaults(),
+                claim=claim,
+                metadata=self.batch_metadata,
+                round_policy=self._round_policy(),
+                on_input_change=self.on_input_change,
+            )
+        except TransientProviderError as error:
+            made = runtime.store.find_by_claim(claim)
+            if made is None or not self.deferrable:
+                raise
+            patience = _waiting.Patience(cancel_on_kill=self.cancel_on_kill)
+            patience.pause(self, made, "execute_again", error)
         self._running_batch_id = batch.batch_id
         context["ti"].xcom_push(key="raif_batch_id", value=batch.batch_id)
         return batch
+
+    def execute_again(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on with the submission after the provider was away."""
+        _waiting.check_event(event)
+        return self.execute(context)
 
     def on_kill(self) -> None:
         """Cancel the batch that this attempt submitted, if a user ended the task."""
@@ -110,6 +146,13 @@ class SubmitBatchOperator(_RequestsOperator):
     :param output_type: JSON schema of the answer as a dict, or a Pydantic model.
     :param request_params: merged into every native request body.
     :param batch_metadata: the user's own key-value pairs, kept with the batch and sent where the provider takes them.
+    :param max_rounds: how often entries that expired, got no result, or met a rate limit or a fault of the provider are
+        sent again, and only those; 0: never. The rounds are run by the sensor that waits for the batch.
+    :param repeat_invalid_output: a round also repeats answers that do not follow ``output_type``; each is paid again.
+    :param truncated_max_tokens: a round also repeats answers that were cut off, with this higher limit.
+    :param on_input_change: what to do when the rows are not those that the task's running batch was made of:
+        ``refuse`` fails the task, since both would be paid; ``resubmit`` cancels the batch and submits a new one.
+    :param deferrable: wait without a worker while the provider is away.
     :param cancel_on_kill: cancel the batch when a user ends the task.
     """
 
@@ -195,9 +238,9 @@ class BatchInferenceOperator(_RequestsOperator):
 
     :param output_path: folder for the result file; default: the configured result folder, then the batch id.
     :param max_failed_fraction: the task fails if more of the entries failed, or all of them.
-    :param deferrable: free the worker while waiting.
     :param poll_interval: seconds between polls; default: the schedule ``[raif] poll_intervals``.
-    :param timeout: seconds from the submission after which waiting ends.
+    :param timeout: seconds from the first submission after which waiting ends and no round is opened any more;
+        default: 25 hours from each round's submission, a little over the providers' own window.
     :param cancel_on_timeout: cancel the batch when time is up, and apply what it finished before the task fails;
         otherwise the task fails and the batch goes on.
     """
@@ -209,16 +252,14 @@ class BatchInferenceOperator(_RequestsOperator):
         *,
         output_path: str | None = None,
         max_failed_fraction: float = 1.0,
-        deferrable: bool = True,
         poll_interval: float | None = None,
-        timeout: float | timedelta = _waiting.DEFAULT_TIMEOUT,
+        timeout: float | timedelta | None = None,
         cancel_on_timeout: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.output_path = output_path
         self.max_failed_fraction = max_failed_fraction
-        self.deferrable = deferrable
         self.poll_interval = poll_interval
         self.timeout = _waiting.seconds_of(timeout)
         self.cancel_on_timeout = cancel_on_timeout
@@ -228,48 +269,31 @@ class BatchInferenceOperator(_RequestsOperator):
         from airflow_raif.hooks.runtime import open_runtime
 
         with _waiting.airflow_errors(), open_runtime(self.conn_id, self.model) as runtime:
-            batch = _waiting.look(runtime, self._start(runtime, context))
-            end_time = _waiting.end_time_of(batch, self.timeout)
-            if not batch.status.is_terminal and not self.deferrable:
-                batch = _waiting.wait_in_worker(runtime, batch, _waiting.poll_intervals(self.poll_interval), end_time)
-                if not batch.status.is_terminal:
-                    batch = self._give_up(runtime, batch)
-            if batch.status.is_terminal:
-                return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
-        return self._defer(batch, end_time)
+            return self._wait(runtime, self._start(runtime, context), context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Fetch and apply what the trigger waited for."""
+        """Fetch and apply what the trigger waited for, or wait on."""
         from airflow_raif.hooks.runtime import open_runtime
 
+        _waiting.check_event(event)
         with _waiting.airflow_errors(), open_runtime(self.conn_id, self.model) as runtime:
             self._running_batch_id = event["batch_id"]
-            batch = runtime.store.get_batch(event["batch_id"])
-            batch = self._give_up(runtime, batch) if _waiting.is_past_deadline(event) else _waiting.look(runtime, batch)
-            if batch.status.is_terminal:
-                return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
-            end_time = _waiting.end_time_of(batch, self.timeout + _waiting.CANCEL_GRACE_SECONDS)
-        return self._defer(batch, end_time)
+            return self._wait(runtime, runtime.store.get_batch(event["batch_id"]), context)
 
-    def _give_up(self, runtime: Runtime, batch: Batch) -> Batch:
-        """Cancel a late batch once; a batch that is late even after its cancellation fails the task."""
-        from time import time
+    def _wait(self, runtime: Runtime, batch: Batch, context: Context) -> dict[str, Any]:
+        from airflow_raif.domain.errors import TransientProviderError
 
-        if not self.cancel_on_timeout or time() > _waiting.end_time_of(
-            batch, self.timeout + _waiting.CANCEL_GRACE_SECONDS
-        ):
-            raise _waiting.deadline_error(batch, self.timeout)
-        return _waiting.cancel_after_deadline(runtime, batch, self.timeout)
-
-    def _defer(self, batch: Batch, end_time: float) -> NoReturn:
-        _waiting.defer_until_terminal(
-            self,
-            batch,
-            poll_interval=self.poll_interval,
-            end_time=end_time,
-            cancel_on_kill=self.cancel_on_kill,
-            method_name="execute_complete",
-        )
+        patience = _waiting.Patience(self.timeout, self.poll_interval, self.cancel_on_timeout, self.cancel_on_kill)
+        if not self.deferrable:
+            batch = patience.wait_in_worker(runtime, batch)
+        else:
+            try:
+                batch = patience.proceed(runtime, batch)
+            except TransientProviderError as error:
+                patience.pause(self, batch, "execute_complete", error)
+            if not _waiting.is_done(batch):
+                patience.defer(self, batch, "execute_complete")
+        return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
 
 
 def _finish(

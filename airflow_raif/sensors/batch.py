@@ -13,19 +13,19 @@ from airflow_raif.operators import _waiting
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_raif.domain.batch import Batch
-    from airflow_raif.services.runtime import Runtime
-
 
 class WaitForBatchSensor(BaseSensorOperator):
-    """Wait until a batch is terminal, without a worker by default; succeeds however it ended, the results tell.
+    """Wait until a batch has ended, without a worker by default; succeeds however it ended, the results tell.
+
+    Entries that failed in a way worth repeating are sent again in rounds, as the batch was submitted to.
 
     Returns the manifest.
 
     :param batch: a batch's manifest or id.
     :param deferrable: free the worker while waiting.
     :param poll_interval: seconds between polls; default: the schedule ``[raif] poll_intervals``.
-    :param timeout: seconds from the submission after which the sensor fails.
+    :param timeout: seconds from the first submission after which waiting ends and no round is opened any more;
+        default: 25 hours from each round's submission, a little over the providers' own window.
     :param cancel_on_timeout: cancel the batch when time is up, then go on waiting until it has stopped, so that what
         it finished can be applied.
     :param cancel_on_kill: cancel the batch when a user ends the waiting task.
@@ -39,41 +39,46 @@ class WaitForBatchSensor(BaseSensorOperator):
         batch: str | Mapping[str, Any],
         deferrable: bool = True,
         poll_interval: float | None = None,
-        timeout: float | timedelta = _waiting.DEFAULT_TIMEOUT,
+        timeout: float | timedelta | None = None,
         cancel_on_timeout: bool = True,
         cancel_on_kill: bool = True,
         **kwargs: Any,
     ) -> None:
-        batch_timeout = _waiting.seconds_of(timeout)
+        self._patience = _waiting.Patience(
+            _waiting.seconds_of(timeout), poll_interval, cancel_on_timeout, cancel_on_kill
+        )
         if poll_interval is not None:
             kwargs.setdefault("poke_interval", poll_interval)
-        super().__init__(timeout=batch_timeout + _waiting.CANCEL_GRACE_SECONDS, **kwargs)
+        # Ours ends first: Airflow's would leave the batch running.
+        super().__init__(timeout=timedelta(days=365).total_seconds(), **kwargs)
         self.batch = batch
         self.deferrable = deferrable
         self.poll_interval = poll_interval
-        self.batch_timeout = batch_timeout
         self.cancel_on_timeout = cancel_on_timeout
         self.cancel_on_kill = cancel_on_kill
 
     def execute(self, context: Context) -> Any:
         """Defer, or poke in the worker."""
-        if not self.deferrable:
-            return super().execute(context)
-        return self._wait(past_deadline=False)
+        return self._wait() if self.deferrable else super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the manifest, or wait on where the batch is being canceled."""
-        return self._wait(past_deadline=_waiting.is_past_deadline(event))
+        """Return the manifest, or wait on: a round was opened, or the batch is being canceled."""
+        _waiting.check_event(event)
+        return self._wait()
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Ask once; an outage of the provider is no answer."""
-        from time import time
-
+        from airflow_raif.domain.errors import TransientProviderError
         from airflow_raif.hooks.runtime import open_batch_runtime
+        from airflow_raif.services.manifest import manifest_of
 
         with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
-            batch = self._look(runtime, batch, past_deadline=time() > self._end_time(batch))
-            return PokeReturnValue(batch.status.is_terminal, self._manifest(runtime, batch))
+            try:
+                batch = self._patience.proceed(runtime, batch)
+            except TransientProviderError as error:
+                self._patience.outlast(batch, error)
+                return PokeReturnValue(is_done=False)
+            return PokeReturnValue(_waiting.is_done(batch), manifest_of(runtime, batch))
 
     def on_kill(self) -> None:
         """Cancel the batch if a user ended the task."""
@@ -83,35 +88,16 @@ class WaitForBatchSensor(BaseSensorOperator):
             with open_batch_runtime(_waiting.batch_id_of(self.batch)) as (_, batch):
                 _waiting.cancel_quietly(batch.conn_id, f"{batch.provider}:{batch.model}", batch.batch_id)
 
-    def _wait(self, *, past_deadline: bool) -> dict[str, Any]:
+    def _wait(self) -> dict[str, Any]:
+        from airflow_raif.domain.errors import TransientProviderError
         from airflow_raif.hooks.runtime import open_batch_runtime
-
-        with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
-            batch = self._look(runtime, batch, past_deadline=past_deadline)
-            if batch.status.is_terminal:
-                return self._manifest(runtime, batch)
-        return _waiting.defer_until_terminal(
-            self,
-            batch,
-            poll_interval=self.poll_interval,
-            end_time=self._end_time(batch) + (_waiting.CANCEL_GRACE_SECONDS if past_deadline else 0),
-            cancel_on_kill=self.cancel_on_kill,
-            method_name="execute_complete",
-        )
-
-    def _look(self, runtime: Runtime, batch: Batch, *, past_deadline: bool) -> Batch:
-        from time import time
-
-        if batch.status.is_terminal or not past_deadline:
-            return _waiting.look(runtime, batch)
-        if not self.cancel_on_timeout or time() > self._end_time(batch) + _waiting.CANCEL_GRACE_SECONDS:
-            raise _waiting.deadline_error(batch, self.batch_timeout)
-        return _waiting.cancel_after_deadline(runtime, batch, self.batch_timeout)
-
-    def _end_time(self, batch: Batch) -> float:
-        return _waiting.end_time_of(batch, self.batch_timeout)
-
-    def _manifest(self, runtime: Runtime, batch: Batch) -> dict[str, Any]:
         from airflow_raif.services.manifest import manifest_of
 
-        return manifest_of(runtime, batch)
+        with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
+            try:
+                batch = self._patience.proceed(runtime, batch)
+            except TransientProviderError as error:
+                self._patience.pause(self, batch, "execute_complete", error)
+            if not _waiting.is_done(batch):
+                self._patience.defer(self, batch, "execute_complete")
+            return manifest_of(runtime, batch)

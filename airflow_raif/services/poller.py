@@ -17,8 +17,10 @@ from airflow_raif.domain.batch import Part, PartState
 from airflow_raif.domain.errors import (
     AuthenticationError,
     BatchNotFoundError,
+    MalformedResponseError,
     ProviderError,
     RateLimitedError,
+    RejectedError,
     StoreError,
     TransientProviderError,
 )
@@ -191,12 +193,12 @@ class SharedPoller:
             listed = await self._listed(set(wanted))
         except AuthenticationError as error:
             return states, dict.fromkeys((batch_id for batch_id, _ in waiting), error), 0.0
+        except (RejectedError, BatchNotFoundError, MalformedResponseError) as error:
+            log.warning("The list of %s cannot be read, asking for each batch: %s", self.adapter.name, error)
+            listed = []
         except TransientProviderError as error:
             log.warning("%s cannot be polled, trying again later: %s", self.adapter.name, error)
             return states, failures, _retry_after(error)
-        except ProviderError as error:
-            log.warning("The list of %s cannot be read, asking for each batch: %s", self.adapter.name, error)
-            listed = []
         for state in listed:
             states[wanted[state.provider_batch_id][1].id] = state
         missing = [pair for pair in wanted.values() if pair[1].id not in states]

@@ -333,15 +333,94 @@ def test_kill_while_the_provider_is_away_raises_nothing(emulator_of, providers, 
     assert "may go on at the provider" in caplog.text
 
 
-def test_provider_outage_is_retried_by_airflow(emulator, providers, context, no_backoff):
+@pytest.mark.parametrize("operator", [SubmitBatchOperator, BatchInferenceOperator])
+def test_a_provider_that_is_away_at_the_submission_is_waited_out(emulator, providers, context, no_backoff, operator):
+    """The task leaves its worker and comes back; no try of it is used up, and the batch is made once."""
+    emulator.state.faults.http.append(HttpFault(route="openai.*", status=503, times=-1))
+    providers(emulator)
+    task = operator(task_id="t", **OPENAI, requests=["one", "two"])
+    for _ in range(2):
+        with pytest.raises(TaskDeferred) as deferred:
+            task.execute(context)
+        assert deferred.value.trigger.min_dwell >= 300
+    emulator.state.faults.http.clear()
+    event = {"batch_id": deferred.value.trigger.batch_id, "status": "timeout"}
+    manifest = getattr(task, deferred.value.method_name)(context, event)
+    assert manifest["request_count"] == 2
+    assert emulator.state.creates["openai"] == 1
+
+
+def test_without_deferral_an_outage_is_retried_by_airflow(emulator, providers, context, no_backoff):
     """What may work later is no final failure."""
     emulator.state.faults.http.append(HttpFault(route="openai.*", status=503, times=-1))
     providers(emulator)
     with pytest.raises(UnavailableError):
-        submit(context)
+        submit(context, deferrable=False)
     emulator.state.faults.http.clear()
     assert submit(context)["request_count"] == 2
     assert emulator.state.creates["openai"] == 1
+
+
+def test_a_provider_that_is_away_at_the_fetch_is_waited_out(emulator, providers, context, no_backoff):
+    """The batch has ended and its results cannot be had yet: nothing fails and nothing is canceled."""
+    providers(emulator)
+    manifest = submit(context)
+    emulator.state.faults.http.append(HttpFault(route="openai.files.content", status=503, times=-1))
+    sensor = WaitForBatchSensor(task_id="w", batch=manifest)
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute(context)
+    assert not WaitForBatchSensor(task_id="w", batch=manifest, deferrable=False).poke(context).is_done
+    emulator.state.faults.http.clear()
+    found = sensor.execute_complete(context, {"batch_id": deferred.value.trigger.batch_id, "status": "ended"})
+    assert found["counts"]["completed"] == 2
+    assert emulator.state.requests["openai.batches.cancel"] == 0
+
+
+def test_an_outage_long_past_the_deadline_fails_the_task(emulator, providers, context, no_backoff, monkeypatch):
+    """Patience ends an hour after the time that the user gave."""
+    providers(emulator)
+    manifest = submit(context)
+    emulator.state.faults.http.append(HttpFault(route="openai.*", status=503, times=-1))
+    monkeypatch.setattr("airflow_raif.operators._waiting.CANCEL_GRACE_SECONDS", 0)
+    with pytest.raises(UnavailableError):
+        WaitForBatchSensor(task_id="w", batch=manifest, timeout=0).execute(context)
+
+
+@pytest.mark.parametrize("composed", [True, False])
+def test_rounds_of_what_was_lost_in_passing(emulator, providers, context, composed):
+    """Waiting opens a round for the lost row alone, and waits for it in turn."""
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[1], batches=1))
+    providers(emulator)
+    if composed:
+        task = WaitForBatchSensor(task_id="w", batch=submit(context))
+    else:
+        task = BatchInferenceOperator(task_id="t", **OPENAI, requests=["one", "two"])
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(context)
+    manifest = task.execute_complete(context, {"batch_id": deferred.value.trigger.batch_id, "status": "ended"})
+    assert manifest["counts"]["completed"] == 2
+    assert [part["request_count"] for part in manifest["parts"]] == [2, 1]
+
+
+def test_no_round_is_opened_past_the_users_deadline(emulator, providers, context):
+    """The user wants what is there by then."""
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[1], batches=1))
+    providers(emulator)
+    manifest = WaitForBatchSensor(task_id="w", batch=submit(context), timeout=0).execute(context)
+    assert manifest["counts"]["reasons"] == {"missing": 1}
+    assert emulator.state.creates["openai"] == 1
+
+
+def test_changed_input_may_replace_the_batch(emulator_of, providers, context):
+    """By the author's wish the running batch is canceled, and the new rows are sent."""
+    emulator = emulator_of(**SLOW)
+    providers(emulator)
+    first = submit(context)
+    second = submit(context, requests=["one", "three"], on_input_change="resubmit")
+    assert second["batch_id"] != first["batch_id"]
+    assert emulator.state.requests["openai.batches.cancel"] == 1
+    assert emulator.state.creates["openai"] == 2
+    assert submit(context, requests=["one", "three"])["batch_id"] == second["batch_id"]
 
 
 @pytest.mark.parametrize("batch", [None, 7, {}, {"batch_id": ""}, ""])
