@@ -108,4 +108,8 @@ _OPTIONS = {
     "min_dwell_seconds": _option(
         "Seconds that a wait stays deferred at least, so that the scheduler has seen the deferral.", "10"
     ),
+    "outage_pause": _option(
+        "Seconds that a task waits, deferred, before it asks a provider again that does not answer.", "300"
+    ),
+    "store_timeout": _option("Seconds that a task waits for metadata tables that do not answer.", "300"),
 }

@@ -61,12 +61,16 @@ def _open(address: str, embedded: bool) -> Store:
 
     with _LOCK:
         if address not in _STORES:
-            _STORES[address] = Store.open(address, embedded=embedded)
+            _STORES[address] = Store.open(address, embedded=embedded, wait_seconds=_wait_seconds())
         return _STORES[address]
 
 
 def _configured() -> str:
     return str(conf.get("raif", "sql_alchemy_conn", fallback="") or "")
+
+
+def _wait_seconds() -> float:
+    return float(conf.get("raif", "store_timeout", fallback="300"))
 
 
 def _state_conn_id() -> str:

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import tenacity
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from airflow_raif.domain.errors import ConfigurationError, StoreError, StoreUnavailableError
+
+log = logging.getLogger(__name__)
+
+#: Seconds until a server that says nothing counts as away.
+CONNECT_TIMEOUT = 10
+
+
+def waiting(seconds: float) -> tenacity.Retrying:
+    """Return what calls again while the database is away, for so many seconds, before it gives up with the error."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type((OperationalError, PoolTimeoutError, StoreUnavailableError)),
+        stop=tenacity.stop_after_delay(seconds),
+        wait=tenacity.wait_exponential_jitter(initial=0.5, max=15),
+        before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+        reraise=True,
+    )
 
 
 def parse_url(address: str) -> URL:
@@ -41,7 +59,14 @@ def make_engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "sqlite":
             return _sqlite_engine(url)
-        return create_engine(url, pool_size=2, max_overflow=2, pool_pre_ping=True, pool_recycle=1800)
+        return create_engine(
+            url,
+            pool_size=2,
+            max_overflow=2,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT},
+        )
     except ModuleNotFoundError as error:
         raise ConfigurationError("PostgreSQL needs its driver: pip install 'airflow-raif[postgres]'") from error
 

@@ -9,14 +9,14 @@ from datetime import datetime
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, RootTransaction, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, Claim, EntryOutcome, Part, PartState
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import TERMINAL, BatchStatus
 from airflow_raif.store import entries, parts
-from airflow_raif.store.engine import make_engine, parse_url, store_errors
+from airflow_raif.store.engine import make_engine, parse_url, store_errors, waiting
 from airflow_raif.store.migrate import check_revision, upgrade_engine
 from airflow_raif.store.records import (
     BatchMissingError,
@@ -38,14 +38,16 @@ from airflow_raif.store.tables import part as part_table
 class Store:
     """The metadata tables of one database."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, wait_seconds: float = 0.0) -> None:
         self._engine = engine
+        self._wait_seconds = wait_seconds
 
     @classmethod
-    def open(cls, address: str, *, embedded: bool = False) -> Store:
+    def open(cls, address: str, *, embedded: bool = False, wait_seconds: float = 0.0) -> Store:
         """Open a store.
 
         :param embedded: an SQLite file that comes up, and is migrated, on first use.
+        :param wait_seconds: how long every transaction waits for a database that is away before it gives up.
         :raises StoreNotReadyError: a server's tables are missing or of another revision.
         :raises StoreUnavailableError: the database does not answer.
         """
@@ -56,11 +58,11 @@ class Store:
                 if embedded and url.database:
                     with _locked(Path(f"{url.database}.lock")):
                         upgrade_engine(engine)
-                check_revision(engine)
+                waiting(wait_seconds)(check_revision, engine)
         except BaseException:
             engine.dispose()
             raise
-        return cls(engine)
+        return cls(engine, wait_seconds=wait_seconds)
 
     def close(self) -> None:
         """Close the connections."""
@@ -68,8 +70,18 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with store_errors(self._engine.url), self._engine.begin() as connection:
-            yield connection
+        with store_errors(self._engine.url):
+            connection, transaction = waiting(self._wait_seconds)(self._begin)
+            with connection, transaction:
+                yield connection
+
+    def _begin(self) -> tuple[Connection, RootTransaction]:
+        connection = self._engine.connect()
+        try:
+            return connection, connection.begin()
+        except BaseException:
+            connection.close()
+            raise
 
     # Batches
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -27,6 +29,7 @@ from airflow_raif.store import NewBatch, NewPart, Store, migrate
 from airflow_raif.store.engine import parse_url
 from airflow_raif.store.records import BatchMissingError, ClaimTakenError
 from airflow_raif.store.tables import VERSION_TABLE, metadata
+from tests.postgres import PostgresServer
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 CLAIM = Claim("dag", "run", "task", -1)
@@ -347,3 +350,34 @@ def test_broken_embedded_file(tmp_path):
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(StoreError, match=r"raif\.db"):
         Store.open(f"sqlite:///{path}", embedded=True)
+
+
+@pytest.mark.postgres
+def test_a_server_that_comes_back_is_waited_for(tmp_path):
+    """A restart of the database costs a pause, and no transaction that had not begun."""
+    home = tmp_path / "server"
+    home.mkdir()
+    server = PostgresServer(home)
+    server.start()
+    try:
+        url = server.create_database()
+        migrate.upgrade(url)
+        opened = Store.open(url, wait_seconds=60)
+        new_batch(opened)
+        for how in (signal.SIGINT, signal.SIGQUIT):
+            server.stop(how)
+            restart = threading.Timer(1.5, server.start)
+            restart.start()
+            assert opened.get_batch("b1").batch_id == "b1"
+            restart.join()
+        opened.close()
+    finally:
+        server.stop()
+
+
+def test_a_store_that_stays_away_is_told(tmp_path):
+    """After its time the error says where the store is, and that a retry may help."""
+    with pytest.raises(StoreUnavailableError, match="127.0.0.1:9/raif does not answer") as told:
+        Store.open("postgresql://u:secret@127.0.0.1:9/raif", wait_seconds=1)
+    assert told.value.retryable
+    assert "secret" not in str(told.value)
