@@ -132,7 +132,7 @@ class BatchHook(BaseHook):
             return fetch_batch_results(runtime, batch_id)
 
     def advance_batch(self, batch_id: str) -> Batch:
-        """Do what the batch needs next: submit what is pending, fetch what has ended, open a round if there is cause."""
+        """Do what the batch needs next: submit what is pending, fetch what has ended, open a round."""
         from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.advance import advance_batch
 
