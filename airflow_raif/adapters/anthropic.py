@@ -14,16 +14,16 @@ from urllib.parse import quote
 
 import msgspec
 
-from airflow_raif.adapters.base import Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
-from airflow_raif.adapters.jsonl import count_of, read_row, split_lines
+from airflow_raif.adapters.anthropic_results import read_row
+from airflow_raif.adapters.base import JSON, Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
+from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.adapters.schemas import anthropic_schema
 from airflow_raif.adapters.text_form import check_form, encode_json, merge_params, split_system, text_messages
 from airflow_raif.domain.batch import Counts, PartState
 from airflow_raif.domain.errors import InvalidRequestError, MalformedResponseError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
-from airflow_raif.domain.result import EntryError, EntryResult, ToolCall
-from airflow_raif.domain.status import BatchStatus, EntryStatus, FailureReason
-from airflow_raif.domain.usage import Usage
+from airflow_raif.domain.result import EntryError, EntryResult
+from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.wire_id import wire_prefix
 
 log = logging.getLogger(__name__)
@@ -62,65 +62,15 @@ class _Page(msgspec.Struct):
     last_id: str | None = None
 
 
-class _Block(msgspec.Struct):
-    """A content block of an answer."""
-
-    type: str | None = None
-    text: str | None = None
-    id: str | None = None
-    name: str | None = None
-    input: Any = None
-
-
-class _CacheCreation(msgspec.Struct):
-    ephemeral_1h_input_tokens: int | float | None = None
-
-
-class _Usage(msgspec.Struct):
-    input_tokens: int | float | None = None
-    output_tokens: int | float | None = None
-    cache_read_input_tokens: int | float | None = None
-    cache_creation_input_tokens: int | float | None = None
-    cache_creation: _CacheCreation | None = None
-
-
-class _Message(msgspec.Struct):
-    content: list[_Block] | None = None
-    model: str | None = None
-    stop_reason: str | None = None
-    usage: _Usage | None = None
-
-
-class _Error(msgspec.Struct):
-    """An error as a row has it: in the real shape the error lies in the error."""
-
-    type: str | None = None
-    message: str | None = None
-    error: _Error | str | None = None
-
-
-class _Result(msgspec.Struct):
-    type: str
-    message: _Message | None = None
-    error: _Error | str | None = None
-
-
-class _Row(msgspec.Struct):
+class _Sent(msgspec.Struct):
     custom_id: str
-    result: _Result
+    params: msgspec.Raw
 
 
 _decode_batch = msgspec.json.Decoder(_Batch).decode
 _decode_page = msgspec.json.Decoder(_Page).decode
-_row_decoder = msgspec.json.Decoder(_Row)
+_decode_sent = msgspec.json.Decoder(_Sent).decode
 _encode = msgspec.json.Encoder().encode
-
-_COMPLETED, _FAILED = EntryStatus.COMPLETED, EntryStatus.FAILED
-_CUT = {
-    "max_tokens": FailureReason.TRUNCATED,
-    "model_context_window_exceeded": FailureReason.TRUNCATED,
-    "refusal": FailureReason.REFUSED,
-}
 
 
 class AnthropicAdapter(Adapter):
@@ -195,7 +145,7 @@ class AnthropicAdapter(Adapter):
         request = Request(
             method="POST",
             path=BATCHES,
-            headers={"content-type": "application/json"},
+            headers=JSON,
             content=body,
             content_length=len(head) + part.request_bytes - 1 + len(tail),
         )
@@ -223,6 +173,19 @@ class AnthropicAdapter(Adapter):
         with closing(self.result_blocks(transport, state)) as blocks:
             first = next((line for _, line in split_lines(blocks)), None)
         return first is None or self.apply_batch_result(first).wire_id.startswith(wire_prefix(part.batch_id))
+
+    # Synchronous calls
+
+    def synchronous_request(self, line: bytes, endpoint: str, model: str) -> Request:
+        """Build ``POST /v1/messages``."""
+        return Request(method="POST", path=endpoint, headers=JSON, content=bytes(_decode_sent(line).params))
+
+    def synchronous_row(self, line: bytes, answer: bytes | None, error: EntryError | None) -> bytes:
+        """Return a row of the results."""
+        result: dict[str, Any] = {"type": "succeeded", "message": msgspec.Raw(answer or b"")}
+        if error is not None:
+            result = {"type": "errored", "error": {"type": error.code, "message": error.message}}
+        return _encode({"custom_id": _decode_sent(line).custom_id, "result": result})
 
     # Poll
 
@@ -266,7 +229,7 @@ class AnthropicAdapter(Adapter):
 
     def apply_batch_result(self, raw: bytes) -> EntryResult:
         """Read one row of the results."""
-        return read_row(_read, _row_decoder, raw)
+        return read_row(raw)
 
     # Housekeeping
 
@@ -322,64 +285,3 @@ def _status(batch: _Batch, counts: _Counts) -> BatchStatus:
             "anthropic says batch %s is %r, which is unknown; polling goes on", batch.id, batch.processing_status
         )
     return BatchStatus.IN_PROGRESS
-
-
-def _read(row: _Row) -> EntryResult:
-    result = row.result
-    if result.type == "succeeded" and result.message is not None:
-        return _succeeded(row.custom_id, result.message)
-    if result.type in ("canceled", "expired"):
-        reason, error = FailureReason(result.type), EntryError(f"the entry was {result.type}", result.type)
-    else:
-        reason, error = FailureReason.ERRORED, _error_of(result)
-    return EntryResult(wire_id=row.custom_id, status=_FAILED, reason=reason, error=error)
-
-
-def _error_of(result: _Result) -> EntryError:
-    error: _Error | str | None = result.error
-    while isinstance(error, _Error) and error.error is not None:
-        error = error.error
-    if isinstance(error, _Error):
-        return EntryError(error.message or error.type or "no message", error.type)
-    return EntryError(error or f"the result is {result.type!r} without a reason", None if error else result.type)
-
-
-def _succeeded(wire_id: str, message: _Message) -> EntryResult:
-    texts: list[str] = []
-    calls: list[ToolCall] = []
-    for block in message.content or ():
-        if block.type in ("text", None) and block.text is not None:
-            texts.append(block.text)
-        elif block.type == "tool_use":
-            calls.append(ToolCall(block.id or "", block.name or "", block.input))
-    text = "".join(texts) if texts else None
-    reason: FailureReason | None = _CUT.get(message.stop_reason or "")
-    error: EntryError | None = None
-    if reason is None and not text and not calls:
-        reason, error = FailureReason.INVALID_OUTPUT, EntryError("the answer is empty")
-    elif reason is FailureReason.TRUNCATED:
-        error = EntryError("the answer was cut off at its token limit; raise max_tokens", message.stop_reason)
-    elif reason is FailureReason.REFUSED:
-        error = EntryError("the model declined to answer", message.stop_reason)
-    return EntryResult(
-        wire_id=wire_id,
-        status=_COMPLETED if reason is None else _FAILED,
-        reason=reason,
-        text=text,
-        tool_calls=calls,
-        error=error,
-        model=message.model,
-        usage=_usage(message.usage) if message.usage else None,
-        finish_reason=message.stop_reason,
-        refusal=text if reason is FailureReason.REFUSED else None,
-    )
-
-
-def _usage(usage: _Usage) -> Usage | None:
-    """Anthropic counts cached tokens beside ``input_tokens``; ours include them."""
-    given, answered = count_of(usage.input_tokens), count_of(usage.output_tokens)
-    if given is None and answered is None:
-        return None
-    read, written = count_of(usage.cache_read_input_tokens) or 0, count_of(usage.cache_creation_input_tokens) or 0
-    one_hour = (count_of(usage.cache_creation.ephemeral_1h_input_tokens) or 0) if usage.cache_creation else 0
-    return Usage((given or 0) + read + written, read, written - one_hour, answered or 0, 0, one_hour)

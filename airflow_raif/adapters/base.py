@@ -13,7 +13,10 @@ import msgspec
 from airflow_raif.adapters.text_form import encode_json
 from airflow_raif.domain.batch import PartState
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
-from airflow_raif.domain.result import EntryResult
+from airflow_raif.domain.result import EntryError, EntryResult
+
+#: Headers of a call with a JSON body.
+JSON = {"content-type": "application/json"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +214,16 @@ class Adapter(ABC):
     @abstractmethod
     def find(self, transport: Transport, lookup: Lookup) -> list[PartState]:
         """Find what a create whose reply was lost may have made; every candidate, none if there is none."""
+
+    # Synchronous calls, for the last few entries
+
+    @abstractmethod
+    def synchronous_request(self, line: bytes, endpoint: str, model: str) -> Request:
+        """Build the synchronous call of one spooled request."""
+
+    @abstractmethod
+    def synchronous_row(self, line: bytes, answer: bytes | None, error: EntryError | None) -> bytes:
+        """Return a call's answer, or its error, as the row that a batch's results would have."""
 
     # Poll
 

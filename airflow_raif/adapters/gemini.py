@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 import tenacity
 
-from airflow_raif.adapters.base import Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
+from airflow_raif.adapters.base import JSON, Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
 from airflow_raif.adapters.gemini_requests import embed_body, generate_body
 from airflow_raif.adapters.gemini_results import name_of_code, read_row
 from airflow_raif.adapters.http import MAX_ATTEMPTS, pause
@@ -24,7 +24,7 @@ from airflow_raif.adapters.text_form import check_form, encode_json, merge_param
 from airflow_raif.domain.batch import Counts, PartState
 from airflow_raif.domain.errors import MalformedResponseError, TransientProviderError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
-from airflow_raif.domain.result import EntryResult
+from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import BatchStatus
 
 log = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ class GeminiAdapter(Adapter):
         request = Request(
             method="POST",
             path=f"/{self.version}/models/{part.model.removeprefix('models/')}:{part.endpoint}",
-            headers={"content-type": "application/json"},
+            headers=JSON,
             content=_encode({"batch": {"displayName": part.tag, "inputConfig": source}}),
         )
         return self.parse_part(transport.send(request, retry=False).content)
@@ -240,6 +240,21 @@ class GeminiAdapter(Adapter):
             if cursor is None:
                 break
         return found
+
+    # Synchronous calls
+
+    def synchronous_request(self, line: bytes, endpoint: str, model: str) -> Request:
+        """Build ``generateContent`` or ``embedContent`` of the model."""
+        verb = "generateContent" if endpoint == GENERATE else "embedContent"
+        path = f"/{self.version}/models/{model.removeprefix('models/')}:{verb}"
+        return Request(method="POST", path=path, headers=JSON, content=bytes(_decode_line(line).request))
+
+    def synchronous_row(self, line: bytes, answer: bytes | None, error: EntryError | None) -> bytes:
+        """Return a row of a result file."""
+        key = _decode_line(line).key
+        if error is not None:
+            return _encode({"key": key, "error": {"message": error.message, "status": error.code}})
+        return _encode({"key": key, "response": msgspec.Raw(answer or b"")})
 
     # Poll
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 import msgspec
 
 from airflow_raif.adapters.base import (
+    JSON,
     Adapter,
     Limits,
     ListPage,
@@ -23,13 +24,13 @@ from airflow_raif.adapters.base import (
     SpooledPart,
     Transport,
 )
+from airflow_raif.adapters.openai_requests import chat_body, embeddings_body, responses_body
 from airflow_raif.adapters.openai_results import read_row
-from airflow_raif.adapters.schemas import openai_schema
-from airflow_raif.adapters.text_form import check_form, encode_json, merge_params, text_messages
+from airflow_raif.adapters.text_form import check_form, encode_json, merge_params
 from airflow_raif.domain.batch import Counts, PartState
-from airflow_raif.domain.errors import InvalidBatchError, InvalidRequestError, MalformedResponseError
+from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
-from airflow_raif.domain.result import EntryResult
+from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import BatchStatus
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,14 @@ class _File(msgspec.Struct):
 
 _decode_batch = msgspec.json.Decoder(_Batch, strict=False).decode
 _decode_page = msgspec.json.Decoder(_Page, strict=False).decode
+
+
+class _Sent(msgspec.Struct):
+    custom_id: str
+    body: msgspec.Raw
+
+
+_decode_sent = msgspec.json.Decoder(_Sent).decode
 _decode_file = msgspec.json.Decoder(_File).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -133,7 +142,7 @@ class OpenAIAdapter(Adapter):
     def make_encoder(self, defaults: RequestDefaults) -> Callable[[EntryRequest, str], bytes]:
         """Return a function that writes one line of an input file."""
         endpoint = self.resolve_endpoint(defaults.endpoint)
-        make_body = {RESPONSES: _responses_body, CHAT: _chat_body, EMBEDDINGS: _embeddings_body}[endpoint](defaults)
+        make_body = {RESPONSES: responses_body, CHAT: chat_body, EMBEDDINGS: embeddings_body}[endpoint](defaults)
         # The envelope is the same for every row but for its id, which needs no escaping.
         head, middle = b'{"custom_id":"', f'","method":"POST","url":"{endpoint}","body":'.encode()
 
@@ -192,9 +201,7 @@ class OpenAIAdapter(Adapter):
             "completion_window": "24h",
             "metadata": {**_metadata(part.metadata), TAG: part.tag},
         }
-        request = Request(
-            method="POST", path="/batches", headers={"content-type": "application/json"}, content=_encode(body)
-        )
+        request = Request(method="POST", path="/batches", headers=JSON, content=_encode(body))
         return self.parse_part(transport.send(request, retry=False).content)
 
     def find(self, transport: Transport, lookup: Lookup) -> list[PartState]:
@@ -210,6 +217,18 @@ class OpenAIAdapter(Adapter):
             if cursor is None or (last is not None and last.timestamp() < oldest):
                 break
         return found
+
+    # Synchronous calls
+
+    def synchronous_request(self, line: bytes, endpoint: str, model: str) -> Request:
+        """Build ``POST`` of the endpoint itself."""
+        body = _decode_sent(line).body
+        return Request(method="POST", path=endpoint.removeprefix("/v1"), headers=JSON, content=bytes(body))
+
+    def synchronous_row(self, line: bytes, answer: bytes | None, error: EntryError | None) -> bytes:
+        """Return a line of an output or error file."""
+        response = None if answer is None else {"status_code": 200, "body": msgspec.Raw(answer)}
+        return _encode({"custom_id": _decode_sent(line).custom_id, "response": response, "error": error})
 
     # Poll
 
@@ -315,73 +334,3 @@ def _metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Return what of the user's metadata OpenAI takes: 16 pairs, one of which is our tag."""
     pairs = list(metadata.items())[: _MAX_PAIRS - 1]
     return {str(name)[:_MAX_KEY]: str(value)[:_MAX_VALUE] for name, value in pairs}
-
-
-def _system_of(request: EntryRequest, defaults: RequestDefaults) -> str | None:
-    return request.system if request.system is not None else defaults.system
-
-
-def _common(request: EntryRequest, defaults: RequestDefaults, limit: str) -> dict[str, Any]:
-    body: dict[str, Any] = {"model": request.model or defaults.model}
-    max_tokens = defaults.max_tokens if request.max_tokens is None else request.max_tokens
-    temperature = defaults.temperature if request.temperature is None else request.temperature
-    if max_tokens is not None:
-        body[limit] = max_tokens
-    if temperature is not None:
-        body["temperature"] = temperature
-    return body
-
-
-def _responses_body(defaults: RequestDefaults) -> Callable[[EntryRequest], dict[str, Any]]:
-    """https://platform.openai.com/docs/api-reference/responses/create."""
-    schema = openai_schema(defaults.output_schema) if defaults.output_schema else None
-    shared: dict[str, Any] = {}
-    if schema:
-        shared["text"] = {"format": {"type": "json_schema", "name": "answer", "strict": True, "schema": schema}}
-    shared = merge_params(shared, defaults.params)
-
-    def make(request: EntryRequest) -> dict[str, Any]:
-        body = _common(request, defaults, "max_output_tokens")
-        if (system := _system_of(request, defaults)) is not None:
-            body["instructions"] = system
-        body["input"] = request.prompt if request.prompt is not None else text_messages(request)
-        body.update(shared)
-        return body
-
-    return make
-
-
-def _chat_body(defaults: RequestDefaults) -> Callable[[EntryRequest], dict[str, Any]]:
-    """https://platform.openai.com/docs/api-reference/chat/create."""
-    schema = openai_schema(defaults.output_schema) if defaults.output_schema else None
-    shared: dict[str, Any] = {}
-    if schema:
-        shared["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": "answer", "strict": True, "schema": schema},
-        }
-    shared = merge_params(shared, defaults.params)
-
-    def make(request: EntryRequest) -> dict[str, Any]:
-        body = _common(request, defaults, "max_completion_tokens")
-        messages = text_messages(request)
-        if (system := _system_of(request, defaults)) is not None:
-            messages = [{"role": "system", "content": system}, *messages]
-        body["messages"] = messages
-        body.update(shared)
-        return body
-
-    return make
-
-
-def _embeddings_body(defaults: RequestDefaults) -> Callable[[EntryRequest], dict[str, Any]]:
-    """https://platform.openai.com/docs/api-reference/embeddings/create."""
-    if defaults.output_schema or defaults.system:
-        raise InvalidBatchError("embeddings take neither a system prompt nor an output schema; leave them out")
-
-    def make(request: EntryRequest) -> dict[str, Any]:
-        if request.prompt is None:
-            raise InvalidRequestError("embeddings take a prompt, which is the text to embed, or a native body")
-        return {"model": request.model or defaults.model, "input": request.prompt, **(defaults.params or {})}
-
-    return make

@@ -10,6 +10,7 @@ from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.fetch import fetch_batch_results
 from airflow_raif.services.rounds import open_round
 from airflow_raif.services.runtime import Runtime
+from airflow_raif.services.stragglers import send_stragglers
 from airflow_raif.services.submit import submit_batch
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,13 @@ def advance_batch(runtime: Runtime, batch_id: str, *, may_repeat: bool = True) -
     """
     while True:
         batch = runtime.store.get_batch(batch_id)
-        if any(part.status is BatchStatus.PENDING for part in batch.parts):
-            batch = _submit(runtime, batch)
+        pending = [part for part in batch.parts if part.status is BatchStatus.PENDING]
+        for part in pending:
+            if part.is_synchronous:
+                send_stragglers(runtime, batch, part)
+        if not all(part.is_synchronous for part in pending):
+            _submit(runtime, batch)
+        batch = runtime.store.get_batch(batch_id) if pending else batch
         if not batch.status.is_terminal:
             return batch
         batch = fetch_batch_results(runtime, batch_id)
@@ -34,10 +40,10 @@ def advance_batch(runtime: Runtime, batch_id: str, *, may_repeat: bool = True) -
             return batch
 
 
-def _submit(runtime: Runtime, batch: Batch) -> Batch:
+def _submit(runtime: Runtime, batch: Batch) -> None:
     """Submit pending parts; a round that the provider refuses ends as failed, since the rounds before it were paid."""
     try:
-        return submit_batch(runtime, batch.batch_id)
+        submit_batch(runtime, batch.batch_id)
     except (RejectedError, BatchNotFoundError) as error:
         batch = runtime.store.get_batch(batch.batch_id)
         pending = [part for part in batch.parts if part.status is BatchStatus.PENDING]
@@ -48,4 +54,3 @@ def _submit(runtime: Runtime, batch: Batch) -> Batch:
             provider_batch_id="", status=BatchStatus.FAILED, raw_status="never submitted", error=str(error)
         )
         runtime.store.record_states({part.id: refused for part in pending}, runtime.clock())
-        return runtime.store.get_batch(batch.batch_id)

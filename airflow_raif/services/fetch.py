@@ -151,6 +151,8 @@ class _PartReader:
         usage = result.usage
         said = (result.error.code, result.error.status) if result.error else ()
         cost = self._price(usage) if usage is not None and self._price is not None else _NO_COST
+        if self.part.is_synchronous:
+            cost = Cost(cost.standard, cost.standard, cost.is_estimated)
         return EntryOutcome(
             index=index,
             status=status.value,

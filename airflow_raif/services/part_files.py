@@ -46,7 +46,6 @@ class PartFiles:
     on_part: Callable[[NewPart], object]
     next_number: int = 0
     round: int = 0
-    is_synchronous: bool = False
     _open: dict[str, _OpenPart] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -95,6 +94,5 @@ class PartFiles:
                 model=part.model,
                 request_count=part.count,
                 request_bytes=part.size,
-                is_synchronous=self.is_synchronous,
             )
         )

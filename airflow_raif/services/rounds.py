@@ -40,22 +40,31 @@ def open_round(runtime: Runtime, batch: Batch) -> bool:
     """Make new parts of a fetched batch's entries that are worth repeating, if its policy and rounds allow it.
 
     The requests go out again as the bytes that were sent; only one that was cut off gets a higher limit. Nothing is
-    sent here: the parts are pending.
+    sent here: the parts are pending. So few as the policy says go through the synchronous API, as the last round.
 
     :return: whether a round is open now; False also if another process opened it first.
     """
+    policy = batch.round_policy
     rounds = max((part.round for part in batch.parts), default=0)
-    if rounds >= batch.round_policy.max_rounds or any(part.status is BatchStatus.CANCELED for part in batch.parts):
+    stragglers = 0 if any(part.is_synchronous for part in batch.parts) else policy.synchronous_stragglers
+    is_over = rounds >= policy.max_rounds or any(part.is_synchronous for part in batch.parts)
+    if (is_over and not stragglers) or any(part.status is BatchStatus.CANCELED for part in batch.parts):
         return False
     new: list[NewPart] = []
     folder = runtime.folder(batch.batch_id)
     files = PartFiles(folder, runtime.adapter.limits, new.append, next_number=len(batch.parts), round=rounds + 1)
     with files, ExitStack() as stack:
         _write(runtime, batch, files, stack)
-    if not new or not runtime.store.open_round(batch, new, _moved(runtime, batch, new)):
-        return False
     count = sum(part.request_count for part in new)
-    log.info("Round %s of batch %s: %s entries go out again", rounds + 1, batch.batch_id, count)
+    is_last = count <= stragglers
+    if is_last:
+        new = [msgspec.structs.replace(part, is_synchronous=True) for part in new]
+    if not count or (is_over and not is_last):
+        return False
+    if not runtime.store.open_round(batch, new, _moved(runtime, batch, new)):
+        return False
+    how = "one by one, at the price of the synchronous API" if is_last else "again"
+    log.info("Round %s of batch %s: %s entries go out %s", rounds + 1, batch.batch_id, count, how)
     return True
 
 

@@ -33,7 +33,7 @@ def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
     batch = runtime.store.get_batch(batch_id)
     if batch.spooled_at is None:
         raise InvalidBatchError(f"batch {batch_id} was never created whole; create it anew")
-    pending = [part for part in batch.parts if part.status is BatchStatus.PENDING]
+    pending = [part for part in batch.parts if part.status is BatchStatus.PENDING and not part.is_synchronous]
     if not pending:
         raise InvalidBatchError(f"batch {batch_id} is {batch.status} and has nothing left to submit")
     for part in pending:

@@ -109,5 +109,10 @@ def results_file(part_number: int) -> str:
     return f"part-{part_number:05d}.results.jsonl"
 
 
+def answer_file(part_number: int, call: int) -> str:
+    """Name of one synchronous call's answer, until the part's results are whole."""
+    return f"part-{part_number:05d}.answer-{call:05d}.jsonl"
+
+
 #: The rows' own columns, one line per row in input order.
 ROWS_FILE = "rows.jsonl"

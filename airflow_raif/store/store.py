@@ -247,6 +247,19 @@ class Store:
                 .values(intent_at=None)
             )
 
+    def note_call(self, part: Part, number: int, at: datetime) -> bool:
+        """Note that a synchronous part's call is about to be made, in their order; False: it was noted before."""
+        return self._count_calls(part, number, number + 1, at)
+
+    def forget_call(self, part: Part, number: int) -> None:
+        """Note that the last call is known to have done nothing."""
+        self._count_calls(part, number + 1, number, None)
+
+    def _count_calls(self, part: Part, before: int, after: int, at: datetime | None) -> bool:
+        with self._transaction() as connection:
+            statement = update(part_table).where(part_table.c.id == part.id, part_table.c.synchronous_calls == before)
+            return bool(connection.execute(statement.values(synchronous_calls=after, intent_at=at)).rowcount)
+
     def record_submitted(self, part_id: int, state: PartState, at: datetime) -> None:
         """Note the id that the provider gave a part.
 

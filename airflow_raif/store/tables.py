@@ -134,6 +134,7 @@ part = Table(
     Column("error", Text),
     Column("error_code", String(100)),
     Column("is_synchronous", Boolean, nullable=False, server_default="0"),
+    Column("synchronous_calls", Integer, nullable=False, server_default="0"),
     *_usage_columns(),
     *_cost_columns(),
     Column("submitted_at", UtcDateTime),

@@ -24,6 +24,7 @@ def upgrade() -> None:
         op.add_column("raif_part", sa.Column(name, sa.BigInteger))
     for name in ("cost_is_estimated", "is_synchronous"):
         op.add_column("raif_part", sa.Column(name, sa.Boolean, nullable=False, server_default=_NO))
+    op.add_column("raif_part", sa.Column("synchronous_calls", sa.Integer, nullable=False, server_default=_NO))
     op.add_column("raif_part", sa.Column("error_code", sa.String(100)))
     op.add_column("raif_part", sa.Column("polled_at", sa.DateTime(timezone=True)))
     op.add_column("raif_entry", sa.Column("is_repeatable", sa.Boolean, nullable=False, server_default=_NO))
@@ -32,7 +33,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them."""
     op.drop_column("raif_entry", "is_repeatable")
-    for name in (*_USAGE, "batch_cost", "standard_cost", "cost_is_estimated", "is_synchronous", "error_code",
-                 "polled_at"):  # fmt: skip
+    flags = ("cost_is_estimated", "is_synchronous", "synchronous_calls", "error_code", "polled_at")
+    for name in (*_USAGE, "batch_cost", "standard_cost", *flags):
         op.drop_column("raif_part", name)
     op.drop_column("raif_batch", "round_policy")
