@@ -41,6 +41,7 @@ class _RequestsOperator(BaseOperator):
         max_rounds: int = 2,
         repeat_invalid_output: bool = False,
         truncated_max_tokens: int | None = None,
+        synchronous_stragglers: int = 0,
         on_input_change: Literal["refuse", "resubmit"] = "refuse",
         deferrable: bool = True,
         cancel_on_kill: bool = True,
@@ -60,6 +61,7 @@ class _RequestsOperator(BaseOperator):
         self.max_rounds = max_rounds
         self.repeat_invalid_output = repeat_invalid_output
         self.truncated_max_tokens = truncated_max_tokens
+        self.synchronous_stragglers = synchronous_stragglers
         self.on_input_change: Literal["refuse", "resubmit"] = on_input_change
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
@@ -86,7 +88,9 @@ class _RequestsOperator(BaseOperator):
     def _round_policy(self) -> RoundPolicy:
         from airflow_raif.domain.rounds import RoundPolicy
 
-        return RoundPolicy(self.max_rounds, self.repeat_invalid_output, self.truncated_max_tokens)
+        return RoundPolicy(
+            self.max_rounds, self.repeat_invalid_output, self.truncated_max_tokens, self.synchronous_stragglers
+        )
 
     def _start(self, runtime: Runtime, context: Context) -> Batch:
         """Create and submit the batch, or find the running one; a provider that is away is waited out, deferred.
@@ -150,6 +154,8 @@ class SubmitBatchOperator(_RequestsOperator):
         sent again, and only those; 0: never. The rounds are run by the sensor that waits for the batch.
     :param repeat_invalid_output: a round also repeats answers that do not follow ``output_type``; each is paid again.
     :param truncated_max_tokens: a round also repeats answers that were cut off, with this higher limit.
+    :param synchronous_stragglers: when at most so many entries are left to repeat, they go through the synchronous API
+        at once, at its (double) price; 0: never.
     :param on_input_change: what to do when the rows are not those that the task's running batch was made of:
         ``refuse`` fails the task, since both would be paid; ``resubmit`` cancels the batch and submits a new one.
     :param deferrable: wait without a worker while the provider is away.
