@@ -11,6 +11,7 @@ from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.fetch import fetch_batch_results
+from airflow_raif.services.rounds import has_round_left
 from airflow_raif.services.runtime import Runtime
 
 #: What to do when the input is not what the running batch was made of.
@@ -28,8 +29,8 @@ def resume_batch(
 ) -> Batch | None:
     """Return the batch that a claim holds and that is still worth waiting for or applying; ``None``: make a new one.
 
-    A batch that was never spooled whole is discarded. One that was canceled, or ended without anything billed, is
-    left as it is, its results fetched, and gives up the claim.
+    A batch that was never spooled whole is discarded. One that was canceled, or ended for good without anything
+    billed, is left as it is, its results fetched, and gives up the claim.
 
     :param fingerprint: computes the fingerprint of the input as it is now.
     :param on_input_change: ``refuse``, or ``resubmit``: cancel the batch if it runs, and make a new one.
@@ -45,7 +46,7 @@ def resume_batch(
         return None
     if batch.status.is_terminal:
         batch = fetch_batch_results(runtime, batch.batch_id)
-        if batch.status is BatchStatus.CANCELED or _has_nothing_paid(runtime, batch):
+        if batch.status is BatchStatus.CANCELED or not (has_round_left(runtime, batch) or _is_paid(runtime, batch)):
             log.info("Batch %s %s; starting a new one", batch.batch_id, batch.status)
             runtime.store.release_claim(batch.batch_id, runtime.clock())
             return None
@@ -73,6 +74,7 @@ def _give_up(runtime: Runtime, batch: Batch) -> None:
     runtime.store.release_claim(batch.batch_id, runtime.clock())
 
 
-def _has_nothing_paid(runtime: Runtime, batch: Batch) -> bool:
-    counts = runtime.store.count_entries(batch)
-    return counts.completed == 0 and batch.usage.input_tokens == 0 and batch.usage.output_tokens == 0
+def _is_paid(runtime: Runtime, batch: Batch) -> bool:
+    if batch.usage.input_tokens or batch.usage.output_tokens:
+        return True
+    return runtime.store.count_entries(batch).completed > 0

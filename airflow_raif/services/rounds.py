@@ -36,6 +36,14 @@ _decode_id = msgspec.json.Decoder(_RequestId).decode
 MOVE_CHUNK = 2000
 
 
+def has_round_left(runtime: Runtime, batch: Batch) -> bool:
+    """Whether a fetched batch has entries that its policy still sends again."""
+    stragglers, is_over = _what_is_left(batch)
+    if is_over and not stragglers:
+        return False
+    return next(runtime.store.iter_repeatable(batch, batch.round_policy.reasons(), size=1), None) is not None
+
+
 def open_round(runtime: Runtime, batch: Batch) -> bool:
     """Make new parts of a fetched batch's entries that are worth repeating, if its policy and rounds allow it.
 
@@ -44,12 +52,10 @@ def open_round(runtime: Runtime, batch: Batch) -> bool:
 
     :return: whether a round is open now; False also if another process opened it first.
     """
-    policy = batch.round_policy
-    rounds = max((part.round for part in batch.parts), default=0)
-    stragglers = 0 if any(part.is_synchronous for part in batch.parts) else policy.synchronous_stragglers
-    is_over = rounds >= policy.max_rounds or any(part.is_synchronous for part in batch.parts)
-    if (is_over and not stragglers) or any(part.status is BatchStatus.CANCELED for part in batch.parts):
+    stragglers, is_over = _what_is_left(batch)
+    if is_over and not stragglers:
         return False
+    rounds = _rounds(batch)
     new: list[NewPart] = []
     folder = runtime.folder(batch.batch_id)
     files = PartFiles(folder, runtime.adapter.limits, new.append, next_number=len(batch.parts), round=rounds + 1)
@@ -66,6 +72,17 @@ def open_round(runtime: Runtime, batch: Batch) -> bool:
     how = "one by one, at the price of the synchronous API" if is_last else "again"
     log.info("Round %s of batch %s: %s entries go out %s", rounds + 1, batch.batch_id, count, how)
     return True
+
+
+def _rounds(batch: Batch) -> int:
+    return max((part.round for part in batch.parts), default=0)
+
+
+def _what_is_left(batch: Batch) -> tuple[int, bool]:
+    """Return how many entries may go through the synchronous API, and whether all rounds of batch jobs are used."""
+    if any(part.status is BatchStatus.CANCELED or part.is_synchronous for part in batch.parts):
+        return 0, True
+    return batch.round_policy.synchronous_stragglers, _rounds(batch) >= batch.round_policy.max_rounds
 
 
 def _write(runtime: Runtime, batch: Batch, files: PartFiles, stack: ExitStack) -> None:

@@ -16,8 +16,10 @@ from airflow_raif.domain.errors import (
     RaifError,
 )
 from airflow_raif.domain.request import RequestDefaults
+from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.emulator.faults import HttpFault, RowFault
+from airflow_raif.services.advance import advance_batch
 from airflow_raif.services.apply import apply_results
 from airflow_raif.services.create import create_batch
 from airflow_raif.services.fetch import fetch_batch_results
@@ -38,9 +40,10 @@ def runtime(provider, emulator, store, tmp_path):
         yield opened
 
 
-def run(runtime, given, **defaults):
+def run(runtime, given, round_policy=None, **defaults):
     """Create, submit, poll and fetch."""
-    batch = create_batch(runtime, given, defaults=defaults_of(runtime.adapter.name, **defaults), claim=CLAIM)
+    defaults = defaults_of(runtime.adapter.name, **defaults)
+    batch = create_batch(runtime, given, defaults=defaults, claim=CLAIM, round_policy=round_policy)
     submit_batch(runtime, batch.batch_id)
     fetch_batch_status(runtime, batch.batch_id)
     return fetch_batch_results(runtime, batch.batch_id)
@@ -162,7 +165,7 @@ def test_failed_batch_is_told_with_the_providers_words(provider, runtime, emulat
     if provider == "anthropic":
         pytest.skip("Anthropic's batches do not fail as a whole")
     emulator.state.faults.failed_batches = 1
-    batch = run(runtime, rows(2))
+    batch = run(runtime, rows(2), round_policy=RoundPolicy(max_rounds=0))
     assert batch.status is BatchStatus.FAILED
     with pytest.raises(FailedBatchError, match="failed: 0 of 2 entries completed, 2 errored"):
         check_outcome(runtime, batch)
@@ -172,13 +175,16 @@ def test_failed_batch_is_told_with_the_providers_words(provider, runtime, emulat
 
 
 def test_enqueued_token_limit_of_openai(emulator, store, tmp_path):
-    """OpenAI's queue limit fails a batch without cost; a retry of the task sends it again."""
+    """OpenAI's queue limit fails a batch without cost; its entries go out again as a round."""
     emulator.state.faults.token_limit_exceeded = 1
     with runtime_of("openai", emulator.url, store, tmp_path) as runtime:
         batch = run(runtime, rows(2))
         with pytest.raises(BatchOutcomeError, match="Enqueued token limit reached"):
             check_outcome(runtime, batch)
-        assert resume_batch(runtime, CLAIM) is None
+        assert resume_batch(runtime, CLAIM).batch_id == batch.batch_id
+        advance_batch(runtime, batch.batch_id)
+        fetch_batch_status(runtime, batch.batch_id)
+        assert store.count_entries(advance_batch(runtime, batch.batch_id)).completed == 2
 
 
 @EACH
