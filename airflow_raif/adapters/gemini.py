@@ -369,7 +369,7 @@ def _state(operation: _Operation) -> PartState:
         if stats
         else None,
         refs={"responses_file": file} if file else {},
-        error=f"{error_code}: {error.message}" if error else None,
+        error=": ".join(filter(None, (error_code, error.message))) if error else None,
         error_code=error_code,
         created_at=metadata.create_time,
         tag=metadata.display_name,

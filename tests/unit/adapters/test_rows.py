@@ -277,3 +277,47 @@ def test_openai_arguments_that_are_parsed_or_no_json():
         ("", "f", {"a": 1}),
         ("c2", "", "{"),
     ]
+
+
+def failed(provider, error, status=None):
+    if provider == "openai":
+        return openai({"error": error}, status)
+    return anthropic("errored", error=error) if provider == "anthropic" else {"key": "x-1", "error": error}
+
+
+@pytest.mark.parametrize(
+    ("provider", "error", "status", "expected"),
+    [
+        ("openai", {"message": "slow down", "type": "requests", "code": "rate_limit_exceeded"}, 429,
+         ("rate_limit_exceeded", 429)),
+        ("openai", {"message": "oops", "type": "server_error", "code": None}, 500, ("server_error", 500)),
+        ("openai", "upstream is away", 502, (None, 502)),
+        # vLLM and LiteLLM: an HTTP status, and an error in the error.
+        ("openai", {"message": "no", "type": "BadRequestError", "code": 400}, None, ("BadRequestError", 400)),
+        ("openai", {"error": {"message": "no", "type": None, "code": "503"}}, 503, ("503", 503)),
+        ("anthropic", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, None,
+         ("overloaded_error", None)),
+        ("anthropic", {"type": "rate_limit_error", "message": "slow"}, None, ("rate_limit_error", None)),
+        ("anthropic", "just words", None, (None, None)),
+        ("gemini", {"code": 8, "message": "quota"}, None, ("RESOURCE_EXHAUSTED", None)),
+        ("gemini", {"code": 13}, None, ("INTERNAL", None)),
+        ("gemini", {"code": "14"}, None, ("UNAVAILABLE", None)),
+        ("gemini", {"code": 503, "message": "away", "status": "UNAVAILABLE"}, None, ("UNAVAILABLE", 503)),
+        ("gemini", {"code": 429}, None, ("RESOURCE_EXHAUSTED", 429)),
+        ("gemini", {"code": 777}, None, ("777", 777)),
+        ("gemini", "just words", None, (None, None)),
+    ],
+)  # fmt: skip
+def test_codes_tell_whether_a_row_is_worth_repeating(provider, error, status, expected):
+    """Each provider's own word for what went wrong, and the HTTP status where it gives one."""
+    found = read(provider, failed(provider, error, status))
+    assert found.reason is R.ERRORED
+    assert (found.error.code, found.error.status) == expected
+
+
+def test_an_error_beside_an_answer():
+    """An empty error says nothing against the response; one with a code does."""
+    assert read("gemini", {**gemini("STOP", {"text": "hi"}), "error": {}}).text == "hi"
+    assert read("gemini", {**gemini("STOP", {"text": "hi"}), "error": {"code": 13}}).reason is R.ERRORED
+    assert read("openai", {**openai(chat(content="hi")), "error": {"code": None, "message": None}}).text == "hi"
+    assert read("openai", openai({"error": {"message": "odd", "code": "server_error"}})).error.code == "server_error"

@@ -52,6 +52,7 @@ def test_openai_details():
     assert "invalid_url" in state.error
     assert "wrong" in state.error
     assert "2" in state.error
+    assert state.error_code == "invalid_url"
     assert "file-o" in str(state.refs)
     assert "file-e" in str(state.refs)
     assert state.expires_at.timestamp() == 1786086400
@@ -113,6 +114,22 @@ def test_gemini_details():
     in_metadata = {**body["metadata"], "output": {"responsesFile": "files/m"}}
     assert parse("gemini", {**body, "metadata": in_metadata}).refs == {"responses_file": "files/m"}
     assert parse("gemini", {**body, "metadata": {"batchStats": {}}}).counts == Counts(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        ({"code": 8, "message": "quota"}, "RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED: quota"),
+        ({"code": 429, "message": "quota", "status": "RESOURCE_EXHAUSTED"}, "RESOURCE_EXHAUSTED", "quota"),
+        ({"message": "odd"}, None, "odd"),
+    ],
+)
+def test_why_a_whole_gemini_batch_failed(error, code, text):
+    """By the name of google.rpc's code, however it is given."""
+    operation = {"name": "batches/b", "metadata": {"state": "BATCH_STATE_FAILED"}, "done": True, "error": error}
+    state = adapter("gemini").parse_part(json.dumps(operation).encode())
+    assert state.error_code == code
+    assert text in state.error
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini"])
