@@ -152,7 +152,7 @@ class AnthropicAdapter(Adapter):
         return self.parse_part(transport.send(request, retry=False).content)
 
     def find(self, transport: Transport, lookup: Lookup) -> list[PartState]:
-        """Find batches created since the intent with as many requests, leaving out those known to be others."""
+        """Find batches created since the intent that may be the part."""
         oldest = lookup.intent_at - CLOCK_SKEW_SECONDS
         cursor: str | None = None
         found: list[PartState] = []
@@ -166,13 +166,13 @@ class AnthropicAdapter(Adapter):
         return found
 
     def _may_be(self, transport: Transport, state: PartState, part: SpooledPart) -> bool:
-        if state.counts is None or state.counts.total != part.request_count:
-            return False
-        if not state.status.is_terminal:
-            return True
-        with closing(self.result_blocks(transport, state)) as blocks:
-            first = next((line for _, line in split_lines(blocks)), None)
-        return first is None or self.apply_batch_result(first).wire_id.startswith(wire_prefix(part.batch_id))
+        """Whether a batch may be the part: the ids in its results tell, and as long as there are none its size."""
+        if state.status.is_terminal:
+            with closing(self.result_blocks(transport, state)) as blocks:
+                first = next((line for _, line in split_lines(blocks)), None)
+            if first is not None:
+                return self.apply_batch_result(first).wire_id.startswith(wire_prefix(part.batch_id))
+        return state.counts is not None and state.counts.total == part.request_count
 
     # Synchronous calls
 

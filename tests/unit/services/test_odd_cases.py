@@ -241,3 +241,20 @@ def test_a_batch_without_anything_billed_gives_up_its_claim(runtime, store, emul
     second = start_batch(runtime, lambda: rows(2), defaults=defaults_of("openai"), claim=CLAIM)
     assert second.batch_id != first.batch_id
     assert store.get_batch(first.batch_id).results_fetched_at is not None
+
+
+def test_an_ended_batch_is_known_by_its_ids_whatever_it_counts(emulator, store, tmp_path):
+    """Counters are for progress only: a lost batch whose results lack rows is still found by the ids in them."""
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[0]))
+    emulator.state.faults.http += [
+        HttpFault(route="anthropic.batches.create", drop="after"),
+        HttpFault(route="anthropic.batches.list", status=500, times=5),
+    ]
+    with runtime_of("anthropic", emulator.url, store, tmp_path) as runtime:
+        with pytest.raises(UnavailableError):
+            start_batch(runtime, lambda: rows(3), defaults=defaults_of("anthropic"), claim=CLAIM)
+        (made,) = emulator.state.batches["anthropic"]
+        # Any look lets it end.
+        runtime.transport.send(runtime.adapter.get_request(made))
+        batch = start_batch(runtime, lambda: rows(3), defaults=defaults_of("anthropic"), claim=CLAIM)
+    assert [part.provider_batch_id for part in batch.parts] == [made]
