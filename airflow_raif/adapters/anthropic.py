@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -17,10 +17,11 @@ import msgspec
 from airflow_raif.adapters.anthropic_results import read_row
 from airflow_raif.adapters.base import JSON, Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
 from airflow_raif.adapters.jsonl import split_lines
+from airflow_raif.adapters.lookup import listed
 from airflow_raif.adapters.schemas import anthropic_schema
 from airflow_raif.adapters.text_form import check_form, encode_json, merge_params, split_system, text_messages
 from airflow_raif.domain.batch import Counts, PartState
-from airflow_raif.domain.errors import InvalidRequestError, MalformedResponseError
+from airflow_raif.domain.errors import BatchNotFoundError, InvalidRequestError, MalformedResponseError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import BatchStatus
@@ -29,9 +30,6 @@ from airflow_raif.domain.wire_id import wire_prefix
 log = logging.getLogger(__name__)
 
 BATCHES = "/v1/messages/batches"
-#: Clocks may differ, so a lookup starts this many seconds before the create was sent.
-CLOCK_SKEW_SECONDS = 120
-MAX_PAGES = 50
 
 
 class _Counts(msgspec.Struct):
@@ -152,27 +150,26 @@ class AnthropicAdapter(Adapter):
         return self.parse_part(transport.send(request, retry=False).content)
 
     def find(self, transport: Transport, lookup: Lookup) -> list[PartState]:
-        """Find batches created since the intent that may be the part."""
-        oldest = lookup.intent_at - CLOCK_SKEW_SECONDS
-        cursor: str | None = None
-        found: list[PartState] = []
-        for _ in range(MAX_PAGES):
-            page = self.parse_list(transport.send(self.list_request(cursor)).content)
-            recent = [each for each in page.parts if each.created_at is None or each.created_at.timestamp() >= oldest]
-            found += [each for each in recent if self._may_be(transport, each, lookup.part)]
-            cursor = page.next_cursor
-            if cursor is None or len(recent) < len(page.parts):
-                break
-        return found
+        """Find batches created since the intent with as many requests, leaving out those known to be others."""
+        recent = [state for state, is_recent in listed(self, transport, lookup) if is_recent]
+        return [each for each in recent if self._may_be(transport, each, lookup.part)]
 
     def _may_be(self, transport: Transport, state: PartState, part: SpooledPart) -> bool:
-        """Whether a batch may be the part: the ids in its results tell, and as long as there are none its size."""
-        if state.status.is_terminal:
+        """Whether a batch may be the part: the ids in its results tell, and without any its size."""
+        if state.status.is_terminal and (wire_id := self._first_id(transport, state)) is not None:
+            return wire_id.startswith(wire_prefix(part.batch_id))
+        return state.counts is None or state.counts.total == part.request_count
+
+    def _first_id(self, transport: Transport, state: PartState) -> str | None:
+        """Return the first id in a batch's results; ``None``: none can be read, or they were deleted by now."""
+        try:
             with closing(self.result_blocks(transport, state)) as blocks:
-                first = next((line for _, line in split_lines(blocks)), None)
-            if first is not None:
-                return self.apply_batch_result(first).wire_id.startswith(wire_prefix(part.batch_id))
-        return state.counts is not None and state.counts.total == part.request_count
+                for _, line in split_lines(blocks):
+                    with suppress(MalformedResponseError):
+                        return self.apply_batch_result(line).wire_id
+        except BatchNotFoundError:
+            pass
+        return None
 
     # Synchronous calls
 

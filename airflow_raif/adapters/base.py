@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -119,10 +120,12 @@ class Lookup:
     """What finding a lost create needs."""
 
     part: SpooledPart
-    #: Unix seconds; the create was sent after this.
+    #: Unix seconds by :attr:`clock`; the create was sent after this.
     intent_at: float
     #: Where the upload went, if there was one.
     input_ref: str | None
+    #: Our clock, which the provider's may not agree with.
+    clock: Callable[[], float] = time.time
 
 
 class Adapter(ABC):
@@ -137,6 +140,8 @@ class Adapter(ABC):
     can_cancel: ClassVar[bool] = True
     #: Whether a create carries a tag that a lookup can read back.
     has_tag: ClassVar[bool] = True
+    #: Whether the list of batches is known to begin with the newest, so that a lookup may stop at older ones.
+    lists_newest_first: ClassVar[bool] = True
     #: Where a spooled request holds its limit of output tokens, by endpoint: the path of its object, and its names.
     output_limits: ClassVar[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {}
 
@@ -213,7 +218,10 @@ class Adapter(ABC):
 
     @abstractmethod
     def find(self, transport: Transport, lookup: Lookup) -> list[PartState]:
-        """Find what a create whose reply was lost may have made; every candidate, none if there is none."""
+        """Find what a create whose reply was lost may have made; none only if there certainly is none.
+
+        :raises AmbiguousSubmitError: that cannot be told.
+        """
 
     # Synchronous calls, for the last few entries
 

@@ -20,6 +20,7 @@ from airflow_raif.adapters.gemini_requests import embed_body, generate_body
 from airflow_raif.adapters.gemini_results import name_of_code, read_row
 from airflow_raif.adapters.http import MAX_ATTEMPTS, pause
 from airflow_raif.adapters.jsonl import split_lines
+from airflow_raif.adapters.lookup import find_by_tag
 from airflow_raif.adapters.text_form import check_form, encode_json, merge_params
 from airflow_raif.domain.batch import Counts, PartState
 from airflow_raif.domain.errors import MalformedResponseError, TransientProviderError
@@ -33,8 +34,6 @@ GENERATE, EMBED = "batchGenerateContent", "asyncBatchEmbedContent"
 #: The documented most of an inline create is 20 MB; larger parts go through a file.
 INLINE_MAX_BYTES = 15 * 1000 * 1000
 UPLOAD_CHUNK_BYTES = 8 << 20
-CLOCK_SKEW_SECONDS = 120
-MAX_PAGES = 50
 
 _STATUSES = {
     "PENDING": BatchStatus.IN_PROGRESS,
@@ -123,6 +122,8 @@ class GeminiAdapter(Adapter):
     output_limits: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         GENERATE: (("request", "generationConfig"), ("maxOutputTokens",))
     }
+    # The order of its list is not documented.
+    lists_newest_first = False
     #: Files hold 2 GB; no number of rows is documented, so parts are kept to what is easy to handle.
     default_limits = Limits(max_requests=200_000, max_bytes=1900 * 1000 * 1000, max_request_bytes=20 * 1000 * 1000)
 
@@ -225,21 +226,8 @@ class GeminiAdapter(Adapter):
         return self.parse_part(transport.send(request, retry=False).content)
 
     def find(self, transport: Transport, lookup: Lookup) -> list[PartState]:
-        """Look through the batches for the part's tag; the order of the list is not documented."""
-        oldest = lookup.intent_at - CLOCK_SKEW_SECONDS
-        cursor: str | None = None
-        found: list[PartState] = []
-        for _ in range(MAX_PAGES):
-            page = self.parse_list(transport.send(self.list_request(cursor)).content)
-            found += [
-                each
-                for each in page.parts
-                if each.tag == lookup.part.tag and (each.created_at is None or each.created_at.timestamp() >= oldest)
-            ]
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        return found
+        """Look through the batches for the part's tag."""
+        return find_by_tag(self, transport, lookup)
 
     # Synchronous calls
 

@@ -24,6 +24,7 @@ from airflow_raif.adapters.base import (
     SpooledPart,
     Transport,
 )
+from airflow_raif.adapters.lookup import find_by_tag
 from airflow_raif.adapters.openai_requests import chat_body, embeddings_body, responses_body
 from airflow_raif.adapters.openai_results import read_row
 from airflow_raif.adapters.text_form import check_form, encode_json, merge_params
@@ -49,9 +50,6 @@ _STATUSES = {
 }
 #: Key of our tag in a batch's metadata.
 TAG = "raif"
-#: Clocks may differ, so a lookup starts this many seconds before the create was sent.
-CLOCK_SKEW_SECONDS = 120
-MAX_PAGES = 50
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
 
@@ -206,17 +204,7 @@ class OpenAIAdapter(Adapter):
 
     def find(self, transport: Transport, lookup: Lookup) -> list[PartState]:
         """Look through the newest batches for the part's tag."""
-        oldest = lookup.intent_at - CLOCK_SKEW_SECONDS
-        cursor: str | None = None
-        found: list[PartState] = []
-        for _ in range(MAX_PAGES):
-            page = self.parse_list(transport.send(self.list_request(cursor)).content)
-            found += [state for state in page.parts if state.tag == lookup.part.tag]
-            cursor = page.next_cursor
-            last = page.parts[-1].created_at if page.parts else None
-            if cursor is None or (last is not None and last.timestamp() < oldest):
-                break
-        return found
+        return find_by_tag(self, transport, lookup)
 
     # Synchronous calls
 

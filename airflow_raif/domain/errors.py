@@ -114,10 +114,7 @@ class MalformedResponseError(TransientProviderError):
 
 
 class AmbiguousSubmitError(RaifError):
-    """Whether the provider created a batch cannot be told; nothing more was sent."""
-
-    #: A later lookup may find what this one did not.
-    retryable = False
+    """Whether the provider created a batch cannot be told, and no retry will tell; nothing more was sent."""
 
 
 class BatchOutcomeError(RaifError):

@@ -238,12 +238,16 @@ class Store:
                 f"part {part_id} is being submitted by another process, or was submitted or canceled already"
             )
 
-    def clear_intent(self, part_id: int) -> None:
-        """Note that a create is known to have made nothing."""
+    def clear_intent(self, part_id: int, at: datetime) -> None:
+        """Note that the create whose intent was recorded at this time is known to have made nothing."""
         with self._transaction() as connection:
             connection.execute(
                 update(part_table)
-                .where(part_table.c.id == part_id, part_table.c.provider_batch_id.is_(None))
+                .where(
+                    part_table.c.id == part_id,
+                    part_table.c.intent_at == at,
+                    part_table.c.provider_batch_id.is_(None),
+                )
                 .values(intent_at=None)
             )
 

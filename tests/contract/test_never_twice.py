@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from datetime import timedelta
+from email.utils import formatdate
+from time import time
+
+import httpx
 import pytest
 
+from airflow_raif.adapters.http import HttpTransport
 from airflow_raif.domain.errors import (
     AmbiguousSubmitError,
     InvalidBatchError,
     ProviderError,
     TransientProviderError,
+    UnavailableError,
 )
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.emulator.faults import HttpFault
@@ -19,7 +27,7 @@ from airflow_raif.services.create import create_batch
 from airflow_raif.services.fetch import fetch_batch_results
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.start import start_batch
-from airflow_raif.services.submit import submit_batch
+from airflow_raif.services.submit import LIST_LAG_SECONDS, submit_batch
 from tests.support import CLAIM, PROVIDERS, defaults_of, folder, read_rows, rows, runtime_of
 
 pytestmark = pytest.mark.parametrize("provider", PROVIDERS)
@@ -38,6 +46,36 @@ def runtime(provider, emulator, store, tmp_path):
 
 def fault(emulator, provider, **values):
     emulator.state.faults.http.append(HttpFault(route=f"{provider}.batches.create", **values))
+
+
+def later(runtime):
+    """The same runtime, as a retry finds the world when the provider's list surely shows every create."""
+    return dataclasses.replace(runtime, clock=lambda: runtime.clock() + timedelta(seconds=LIST_LAG_SECONDS + 1))
+
+
+class Gateway(httpx.HTTPTransport):
+    """Stands between us and the provider, and may change what comes back."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def handle_request(self, request):
+        response = super().handle_request(request)
+        response.read()
+        self.change(request, response)
+        return response
+
+
+def through(runtime, change):
+    """The same runtime, its answers changed on their way by ``change(request, response)``."""
+    client = httpx.Client(transport=Gateway(change), timeout=60)
+    return dataclasses.replace(runtime, transport=HttpTransport(runtime.adapter, client=client, sleep=lambda _: None))
+
+
+def answer_with(response, content):
+    response._content = content
+    response.headers.pop("content-encoding", None)
 
 
 def test_lost_reply_is_looked_up_and_adopted(provider, runtime, emulator):
@@ -69,7 +107,7 @@ def test_crash_before_the_call(provider, runtime, emulator, store):
     """An intent whose call never reached the provider is sent again."""
     batch = create_batch(runtime, rows(3), defaults=defaults_of(provider), claim=CLAIM)
     store.record_intent(batch.parts[0].id, runtime.clock())
-    resumed = start_batch(runtime, lambda: rows(3), defaults=defaults_of(provider), claim=CLAIM)
+    resumed = start_batch(later(runtime), lambda: rows(3), defaults=defaults_of(provider), claim=CLAIM)
     assert resumed.parts[0].provider_batch_id
     assert emulator.state.creates[provider] == 1
 
@@ -81,8 +119,97 @@ def test_call_that_never_arrived(provider, runtime, emulator):
     with pytest.raises(TransientProviderError):
         submit_batch(runtime, batch.batch_id)
     assert emulator.state.creates[provider] == 0
-    submit_batch(runtime, batch.batch_id)
+    submit_batch(later(runtime), batch.batch_id)
     assert emulator.state.creates[provider] == 1
+
+
+MINUTE, HOUR = 60, 3600
+
+
+@pytest.mark.parametrize("ahead", [-3 * HOUR, -10 * MINUTE, 10 * MINUTE, 3 * HOUR])
+def test_lost_reply_is_found_whatever_the_providers_clock_says(provider, emulator_of, store, tmp_path, ahead):
+    """A provider whose clock is far off ours tells its time in every answer: its batch is found and not made again."""
+    emulator = emulator_of(progress=Progress.parse("polls:1000"), clock=lambda: time() + ahead)
+    fault(emulator, provider, drop="after")
+
+    def with_its_date(request, response):
+        response.headers["date"] = formatdate(emulator.settings.clock(), usegmt=True)
+
+    with runtime_of(provider, emulator.url, store, tmp_path) as opened:
+        runtime = through(opened, with_its_date)
+        batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+        batch = submit_batch(runtime, batch.batch_id)
+    assert [batch.parts[0].provider_batch_id] == list(emulator.state.batches[provider])
+
+
+@pytest.mark.parametrize("ahead", [-10 * MINUTE, 10 * MINUTE])
+@pytest.mark.parametrize("date", [None, "yesterday"])
+def test_lost_reply_is_found_where_the_provider_tells_no_time(provider, emulator_of, store, tmp_path, ahead, date):
+    """Without a usable Date the lookup reaches back much further, since a missed batch is paid twice."""
+    emulator = emulator_of(progress=Progress.parse("polls:1000"), clock=lambda: time() + ahead)
+    fault(emulator, provider, drop="after")
+
+    def with_date(request, response):
+        response.headers.pop("date", None)
+        if date:
+            response.headers["date"] = date
+
+    with runtime_of(provider, emulator.url, store, tmp_path) as opened:
+        runtime = through(opened, with_date)
+        batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+        batch = submit_batch(runtime, batch.batch_id)
+    assert [batch.parts[0].provider_batch_id] == list(emulator.state.batches[provider])
+
+
+def test_a_list_that_lags_is_waited_for(provider, runtime, emulator):
+    """What was created a moment ago may not be listed yet, so a part is not sent again before that can be known."""
+    fault(emulator, provider, drop="after")
+    is_hidden = True
+
+    def hide(request, response):
+        if request.method == "GET" and is_hidden:
+            answer_with(response, b'{"data": []}')
+
+    lagging = through(runtime, hide)
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="does not list it.* Nothing was sent again. Retry the task") as told:
+            submit_batch(lagging, batch.batch_id)
+        assert LIST_LAG_SECONDS - 10 < told.value.retry_after <= LIST_LAG_SECONDS
+    is_hidden = False
+    batch = submit_batch(later(lagging), batch.batch_id)
+    assert [batch.parts[0].provider_batch_id] == list(emulator.state.batches[provider])
+
+
+def test_a_reply_that_cannot_be_read_is_a_lost_one(provider, runtime, emulator):
+    """A proxy's page instead of the provider's answer: the batch was made, and is found."""
+
+    def garble(request, response):
+        if request.method == "POST" and "files" not in request.url.path:
+            answer_with(response, b"<html>welcome</html>")
+
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    batch = submit_batch(through(runtime, garble), batch.batch_id)
+    assert [batch.parts[0].provider_batch_id] == list(emulator.state.batches[provider])
+
+
+@pytest.mark.parametrize(("status", "error"), [(500, UnavailableError), (401, AmbiguousSubmitError)])
+def test_a_lookup_that_fails_stops_and_says_so(provider, runtime, emulator, store, status, error):
+    """The part stays as it was, nothing is sent again, and the retry looks it up."""
+    fault(emulator, provider, drop="after")
+    emulator.state.faults.http.append(HttpFault(route=f"{provider}.batches.list", status=status, times=-1))
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    for attempt in (runtime, later(runtime)):
+        with pytest.raises(error) as told:
+            submit_batch(attempt, batch.batch_id)
+        assert f"the reply to creating part 0 of batch {batch.batch_id} at {provider} was lost" in str(told.value)
+        assert f"looking it up failed: {provider} answered {status}" in str(told.value)
+        assert "Nothing was sent again." in str(told.value)
+        assert ("Retry the task" in str(told.value)) is told.value.retryable
+        assert store.get_batch(batch.batch_id).parts[0].intent_at is not None
+    emulator.state.faults.http.clear()
+    batch = submit_batch(later(runtime), batch.batch_id)
+    assert [batch.parts[0].provider_batch_id] == list(emulator.state.batches[provider])
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -93,7 +220,7 @@ def test_create_is_never_repeated_by_itself(provider, runtime, emulator, status)
     with pytest.raises(TransientProviderError):
         submit_batch(runtime, batch.batch_id)
     assert emulator.state.requests[f"{provider}.batches.create"] == 1
-    submit_batch(runtime, batch.batch_id)
+    submit_batch(later(runtime), batch.batch_id)
     assert emulator.state.creates[provider] == 1
 
 
@@ -106,8 +233,15 @@ def test_several_candidates_stop_with_a_clear_error(provider, runtime, emulator,
     store.record_intent(part.id, runtime.clock())
     for _ in range(2):
         runtime.adapter.create(runtime.transport, spooled, input_ref)
-    with pytest.raises(AmbiguousSubmitError, match="may be any of .* Cancel those that are not wanted"):
-        submit_batch(runtime, batch.batch_id)
+    with pytest.raises(AmbiguousSubmitError, match="may be any of") as told:
+        submit_batch(later(runtime), batch.batch_id)
+    for at_provider in emulator.state.batches[provider].values():
+        created = formatdate(at_provider.created_at)[17:25]
+        assert f"{at_provider.id} (created" in str(told.value)
+        assert created in str(told.value)
+    assert f"'airflow raif batches adopt {batch.batch_id} 0 <provider batch id>'" in str(told.value)
+    assert f"'airflow raif batches resend {batch.batch_id} 0'" in str(told.value)
+    assert not told.value.retryable
     assert emulator.state.creates[provider] == 2
 
 
@@ -117,7 +251,7 @@ def test_batches_of_others_are_not_adopted(provider, runtime, emulator, store):
     submit_batch(runtime, other.batch_id)
     batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
     store.record_intent(batch.parts[0].id, runtime.clock())
-    batch = submit_batch(runtime, batch.batch_id)
+    batch = submit_batch(later(runtime), batch.batch_id)
     assert batch.parts[0].provider_batch_id != store.get_batch(other.batch_id).parts[0].provider_batch_id
     assert emulator.state.creates[provider] == 2
 
@@ -132,7 +266,7 @@ def test_ended_stranger_of_the_same_size_is_not_adopted(provider, emulator_of, s
         runtime.transport.send(runtime.adapter.get_request(made.provider_batch_id))
         batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
         store.record_intent(batch.parts[0].id, runtime.clock())
-        batch = submit_batch(runtime, batch.batch_id)
+        batch = submit_batch(later(runtime), batch.batch_id)
     assert batch.parts[0].provider_batch_id != made.provider_batch_id
     assert emulator.state.creates[provider] == 2
 
@@ -179,7 +313,7 @@ def test_half_submitted_batch_goes_on_where_it_stopped(provider, emulator, store
         with pytest.raises(TransientProviderError):
             start_batch(runtime, lambda: rows(5), defaults=defaults_of(provider), claim=CLAIM)
         assert emulator.state.creates[provider] == 1
-        batch = start_batch(runtime, lambda: rows(5), defaults=defaults_of(provider), claim=CLAIM)
+        batch = start_batch(later(runtime), lambda: rows(5), defaults=defaults_of(provider), claim=CLAIM)
     assert [part.request_count for part in batch.parts] == [2, 2, 1]
     assert emulator.state.creates[provider] == 3
 

@@ -150,12 +150,12 @@ def test_submission_is_recorded(store):
     assert found.submitted_at == NOW
     with pytest.raises(InvalidBatchError):
         store.record_intent(first.id, NOW)
-    store.clear_intent(first.id)
+    store.clear_intent(first.id, NOW)
     assert store.get_batch("b1").parts[0].intent_at == NOW
     assert store.known_provider_ids(["p1", "p2"]) == {"p1"}
     assert [part.id for _, part in store.waiting_parts(["b1"])] == [first.id]
     store.record_intent(second.id, NOW)
-    store.clear_intent(second.id)
+    store.clear_intent(second.id, NOW)
     assert store.get_batch("b1").parts[1].intent_at is None
 
 

@@ -248,11 +248,12 @@ def test_an_ended_batch_is_known_by_its_ids_whatever_it_counts(emulator, store, 
     emulator.state.faults.rows.append(RowFault(kind="missing", rows=[0]))
     emulator.state.faults.http += [
         HttpFault(route="anthropic.batches.create", drop="after"),
-        HttpFault(route="anthropic.batches.list", status=500, times=5),
+        HttpFault(route="anthropic.batches.list", status=500, times=-1),
     ]
     with runtime_of("anthropic", emulator.url, store, tmp_path) as runtime:
         with pytest.raises(UnavailableError):
             start_batch(runtime, lambda: rows(3), defaults=defaults_of("anthropic"), claim=CLAIM)
+        emulator.state.faults.http.clear()
         (made,) = emulator.state.batches["anthropic"]
         # Any look lets it end.
         runtime.transport.send(runtime.adapter.get_request(made))
