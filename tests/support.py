@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import weakref
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import httpx
 import msgspec
 
 from airflow_raif.adapters.base import ConnectionSettings
@@ -16,6 +20,7 @@ from airflow_raif.adapters.registry import make_adapter
 from airflow_raif.domain.batch import Claim
 from airflow_raif.domain.request import RequestDefaults
 from airflow_raif.services.runtime import Runtime
+from airflow_raif.services.submit import LIST_LAG_SECONDS
 from airflow_raif.spool.files import Folder
 from airflow_raif.store import Store
 
@@ -66,3 +71,35 @@ def rows(count: int) -> list[dict[str, Any]]:
 def read_rows(uri: str) -> list[dict[str, Any]]:
     text = Path(uri.removeprefix("file://")).read_bytes()
     return [msgspec.json.decode(line) for line in text.split(b"\n")[:-1]]
+
+
+def later(runtime: Runtime, by: timedelta = timedelta(seconds=LIST_LAG_SECONDS + 1)) -> Runtime:
+    """The same runtime, as a retry finds the world when the provider's list surely shows every create."""
+    return dataclasses.replace(runtime, clock=lambda: runtime.clock() + by)
+
+
+class Gateway(httpx.HTTPTransport):
+    """Stands between us and the provider, and may change what comes back."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def handle_request(self, request):
+        response = super().handle_request(request)
+        response.read()
+        self.change(request, response)
+        return response
+
+
+def through(runtime, change):
+    """The same runtime, its answers changed on their way by ``change(request, response)``."""
+    client = httpx.Client(transport=Gateway(change), timeout=60)
+    transport = HttpTransport(runtime.adapter, client=client, sleep=lambda _: None)
+    weakref.finalize(transport, client.close)
+    return dataclasses.replace(runtime, transport=transport)
+
+
+def answer_with(response, content):
+    response._content = content
+    response.headers.pop("content-encoding", None)

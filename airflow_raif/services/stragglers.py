@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: How long a call may be on its way before its answer counts as lost.
 LOST_AFTER = timedelta(minutes=15)
+#: HTTP statuses of a provider that is away or overloaded, and of one that failed on this very call.
+_AWAY, _FAULT = frozenset((503, 529)), 500
 _LOST = EntryError(
     "the answer of the synchronous call was lost on its way; it may be paid and is not sent again", "lost"
 )
@@ -33,6 +35,7 @@ def send_stragglers(runtime: Runtime, batch: Batch, part: Part) -> None:
     lost on its way fails its entry. Each answer is in the spool before the next request goes out.
 
     :raises AuthenticationError: the key is not accepted; what was not sent is sent by the next attempt.
+    :raises TransientProviderError: the provider is away; what was not sent is sent by the next attempt.
     :raises UnavailableError: another attempt is at work on the part, or was until a moment ago.
     """
     folder = runtime.folder(batch.batch_id)
@@ -68,7 +71,7 @@ def _call(runtime: Runtime, batch: Batch, part: Part, number: int, line: bytes) 
     adapter = runtime.adapter
     request = adapter.synchronous_request(line, batch.endpoint, part.model)
     again = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_was_refused_for_now),
+        retry=tenacity.retry_if_exception(lambda error: _is_away(error) or _status_of(error) == _FAULT),
         stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
         wait=pause,
         reraise=True,
@@ -79,12 +82,19 @@ def _call(runtime: Runtime, batch: Batch, part: Part, number: int, line: bytes) 
         return adapter.synchronous_row(line, msgspec.json.format(answer, indent=-1), None) + b"\n"
     except msgspec.MsgspecError as error:
         return adapter.synchronous_row(line, None, EntryError(f"the answer is no JSON: {error}")) + b"\n"
-    except AuthenticationError:
-        runtime.store.forget_call(part, number)
-        raise
     except ProviderError as error:
+        if isinstance(error, AuthenticationError) or _is_away(error):
+            runtime.store.forget_call(part, number)
+            raise
         return adapter.synchronous_row(line, None, EntryError(str(error), error.code, error.status)) + b"\n"
 
 
-def _was_refused_for_now(error: BaseException) -> bool:
-    return isinstance(error, TransientProviderError) and (error.status is not None or not error.maybe_sent)
+def _is_away(error: BaseException) -> bool:
+    """Whether the provider would answer nobody now; a gateway's 502 or 504 may hide an answer that is paid."""
+    if not isinstance(error, TransientProviderError):
+        return False
+    return not error.maybe_sent or error.status in _AWAY
+
+
+def _status_of(error: BaseException) -> int | None:
+    return error.status if isinstance(error, ProviderError) else None

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from datetime import timedelta
 from email.utils import formatdate
 from time import time
 
-import httpx
 import pytest
 
-from airflow_raif.adapters.http import HttpTransport
 from airflow_raif.domain.errors import (
     AmbiguousSubmitError,
     InvalidBatchError,
@@ -28,7 +24,18 @@ from airflow_raif.services.fetch import fetch_batch_results
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.start import start_batch
 from airflow_raif.services.submit import LIST_LAG_SECONDS, submit_batch
-from tests.support import CLAIM, PROVIDERS, defaults_of, folder, read_rows, rows, runtime_of
+from tests.support import (
+    CLAIM,
+    PROVIDERS,
+    answer_with,
+    defaults_of,
+    folder,
+    later,
+    read_rows,
+    rows,
+    runtime_of,
+    through,
+)
 
 pytestmark = pytest.mark.parametrize("provider", PROVIDERS)
 
@@ -46,36 +53,6 @@ def runtime(provider, emulator, store, tmp_path):
 
 def fault(emulator, provider, **values):
     emulator.state.faults.http.append(HttpFault(route=f"{provider}.batches.create", **values))
-
-
-def later(runtime):
-    """The same runtime, as a retry finds the world when the provider's list surely shows every create."""
-    return dataclasses.replace(runtime, clock=lambda: runtime.clock() + timedelta(seconds=LIST_LAG_SECONDS + 1))
-
-
-class Gateway(httpx.HTTPTransport):
-    """Stands between us and the provider, and may change what comes back."""
-
-    def __init__(self, change):
-        super().__init__()
-        self.change = change
-
-    def handle_request(self, request):
-        response = super().handle_request(request)
-        response.read()
-        self.change(request, response)
-        return response
-
-
-def through(runtime, change):
-    """The same runtime, its answers changed on their way by ``change(request, response)``."""
-    client = httpx.Client(transport=Gateway(change), timeout=60)
-    return dataclasses.replace(runtime, transport=HttpTransport(runtime.adapter, client=client, sleep=lambda _: None))
-
-
-def answer_with(response, content):
-    response._content = content
-    response.headers.pop("content-encoding", None)
 
 
 def test_lost_reply_is_looked_up_and_adopted(provider, runtime, emulator):
