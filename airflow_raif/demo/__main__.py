@@ -122,6 +122,9 @@ def _watch(
             if monotonic() - started > timeout:
                 raise DemoError(f"the runs did not end within {timeout:.0f} s; see {airflow.home}/component-logs")
             sleep(0.5)
+    if not console.is_terminal:
+        # Live ends its last table with a line end on a terminal only.
+        console.line()
     return {provider: (_manifest(airflow, run_id), ended[provider]) for provider, run_id in runs.items()}
 
 
