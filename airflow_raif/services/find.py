@@ -1,0 +1,99 @@
+"""Find: look at the provider for what a create whose reply was lost may have made."""
+
+from __future__ import annotations
+
+import logging
+
+from airflow_raif.adapters.base import Lookup
+from airflow_raif.domain.batch import Batch, Part, PartState
+from airflow_raif.domain.errors import AmbiguousSubmitError, ProviderError, TransientProviderError, UnavailableError
+from airflow_raif.services.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+#: Lists may lag behind creates, so what a provider does not list is sent again no sooner than this after its intent.
+LIST_LAG_SECONDS = 60
+
+
+def find_part(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
+    """Return what an earlier attempt created for a part whose intent it recorded; ``None``: certainly nothing.
+
+    :raises AmbiguousSubmitError: that cannot be told; the message names the candidates and what to run.
+    :raises UnavailableError: as before, but a later look may be able to tell.
+    """
+    if (found := look_up(runtime, batch, part)) is not None:
+        return found
+    assert part.intent_at is not None  # noqa: S101 - the callers looked
+    if (left := LIST_LAG_SECONDS - (runtime.clock() - part.intent_at).total_seconds()) > 0:
+        raise not_listed(batch, part, "an earlier attempt got no reply to it", left)
+    return None
+
+
+def look_up(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
+    """Return the one batch at the provider that is the part; ``None``: the provider lists none now.
+
+    :raises AmbiguousSubmitError: it lists several, or cannot be asked.
+    :raises UnavailableError: it does not answer now.
+    """
+    assert part.intent_at is not None  # noqa: S101 - the callers looked
+    lookup = Lookup(
+        runtime.spooled_part(batch, part),
+        part.intent_at.timestamp(),
+        part.input_ref,
+        lambda: runtime.clock().timestamp(),
+    )
+    try:
+        found = runtime.adapter.find(runtime.transport, lookup)
+    except TransientProviderError as error:
+        raise _unavailable(batch, part, f"looking it up failed: {error}", error.retry_after) from error
+    except AmbiguousSubmitError as doubt:
+        raise _ambiguous(batch, part, str(doubt)) from doubt
+    except ProviderError as error:
+        raise _ambiguous(batch, part, f"looking it up failed: {error}") from error
+    taken = runtime.store.known_provider_ids([state.provider_batch_id for state in found])
+    free = [state for state in found if state.provider_batch_id not in taken]
+    if len(free) > 1:
+        raise _ambiguous(batch, part, f"it may be any of {'; '.join(map(_described, free))}")
+    if free:
+        log.info("Adopted %s for part %s of batch %s", free[0].provider_batch_id, part.number, batch.batch_id)
+        return free[0]
+    return None
+
+
+def not_listed(batch: Batch, part: Part, why: str, seconds: float) -> UnavailableError:
+    """Return the error of a part that the provider does not list, though it may in so many seconds."""
+    what = f"the provider does not list it, which may change within {LIST_LAG_SECONDS} seconds of the call: {why}"
+    return _unavailable(batch, part, what, seconds)
+
+
+def _described(state: PartState) -> str:
+    created = f"{state.created_at:%Y-%m-%d %H:%M:%S} UTC" if state.created_at else "at an unknown time"
+    requests = (
+        f"{state.counts.total} requests" if state.counts and state.counts.total else "an unknown number of requests"
+    )
+    return f"{state.provider_batch_id} (created {created}, {requests})"
+
+
+def _lost(batch: Batch, part: Part, what: str, remedy: str) -> str:
+    return (
+        f"the reply to creating part {part.number} of batch {batch.batch_id} at {batch.provider} was lost"
+        f" ({part.intent_at:%Y-%m-%d %H:%M:%S} UTC, {part.request_count} requests), and {what}. Nothing was sent again."
+        f" {remedy}"
+    )
+
+
+def _unavailable(batch: Batch, part: Part, what: str, retry_after: float | None) -> UnavailableError:
+    remedy = "Retry the task: it looks the part up first, and sends it again only if the provider does not have it."
+    error = UnavailableError(_lost(batch, part, what, remedy), provider=batch.provider)
+    error.retry_after = retry_after
+    return error
+
+
+def _ambiguous(batch: Batch, part: Part, what: str) -> AmbiguousSubmitError:
+    of = f"{batch.batch_id} {part.number}"
+    remedy = (
+        f"Decide which is true: 'airflow raif batches adopt {of} <provider batch id>' takes a batch of the provider as"
+        f" this part, 'airflow raif batches resend {of}' has it sent again, and paid again if it was there. Then clear"
+        " the task."
+    )
+    return AmbiguousSubmitError(_lost(batch, part, what, remedy))
