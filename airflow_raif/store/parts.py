@@ -48,6 +48,10 @@ def submitted(connection: Connection, part_id: int, state: PartState, at: dateti
     }
     where = (part_table.c.id == part_id, part_table.c.provider_batch_id.is_(None))
     if not connection.execute(update(part_table).where(*where).values(**values)).rowcount:
+        known = connection.scalar(select(part_table.c.provider_batch_id).where(part_table.c.id == part_id))
+        if known == state.provider_batch_id:
+            # A task and a sweep that looked up the same lost create found the same.
+            return
         raise InvalidBatchError(
             f"part {part_id} was submitted by another process; {state.provider_batch_id} was created as well and is not"
             " used: cancel it at the provider"

@@ -8,30 +8,26 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import msgspec
-from sqlalchemy import Connection, Engine, RootTransaction, delete, insert, select, update
+from sqlalchemy import Connection, Engine, RootTransaction, select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, Claim, EntryOutcome, Part, PartState
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import TERMINAL, BatchStatus
-from airflow_raif.store import entries, parts
+from airflow_raif.store import batches, entries, parts
 from airflow_raif.store.engine import make_engine, parse_url, store_errors, waiting
 from airflow_raif.store.migrate import check_revision, upgrade_engine
 from airflow_raif.store.records import (
-    BatchMissingError,
     ClaimTakenError,
     EntryCounts,
     EntryRow,
     NewBatch,
     NewPart,
     Repeat,
-    batch_of,
     kept_text,
     part_of,
 )
 from airflow_raif.store.tables import batch as batch_table
-from airflow_raif.store.tables import entry as entry_table
 from airflow_raif.store.tables import part as part_table
 
 
@@ -91,17 +87,9 @@ class Store:
         :raises ClaimTakenError: its task instance holds a batch already.
         """
         claim = new.claim
-        values = {
-            "batch_id": new.batch_id, "provider": new.provider, "conn_id": new.conn_id, "model": new.model,
-            "endpoint": new.endpoint, "status": BatchStatus.PENDING.value, "spool_uri": new.spool_uri,
-            "output_schema": new.output_schema, "metadata": new.metadata, "created_at": new.created_at,
-            "round_policy": msgspec.to_builtins(new.round_policy),
-            "dag_id": claim and claim.dag_id, "run_id": claim and claim.run_id, "task_id": claim and claim.task_id,
-            "map_index": claim and claim.map_index,
-        }  # fmt: skip
         try:
             with self._transaction() as connection:
-                connection.execute(insert(batch_table).values(values))
+                return batches.add(connection, new)
         except Exception as error:
             held = self.find_by_claim(claim) if claim and isinstance(error.__cause__, IntegrityError) else None
             if held is None:
@@ -110,7 +98,6 @@ class Store:
                 f"{claim} holds batch {held.batch_id} already; another attempt of the task is at work",
                 batch_id=held.batch_id,
             ) from error
-        return self.get_batch(new.batch_id)
 
     def get_batch(self, batch_id: str) -> Batch:
         """Return a batch with its parts.
@@ -118,22 +105,12 @@ class Store:
         :raises BatchMissingError: there is none of this id.
         """
         with self._transaction() as connection:
-            return _get(connection, batch_id)
+            return batches.get(connection, batch_id)
 
     def find_by_claim(self, claim: Claim) -> Batch | None:
         """Return the batch that a task instance holds."""
-        columns = batch_table.c
         with self._transaction() as connection:
-            batch_id = connection.scalar(
-                select(columns.batch_id).where(
-                    columns.dag_id == claim.dag_id,
-                    columns.run_id == claim.run_id,
-                    columns.task_id == claim.task_id,
-                    columns.map_index == claim.map_index,
-                    columns.claim_released_at.is_(None),
-                )
-            )
-            return None if batch_id is None else _get(connection, batch_id)
+            return batches.find_by_claim(connection, claim)
 
     def release_claim(self, batch_id: str, at: datetime) -> None:
         """Let the task instance make a new batch; this one stays, and still tells whose it was."""
@@ -145,12 +122,7 @@ class Store:
         :raises InvalidBatchError: something was, or may have been.
         """
         with self._transaction() as connection:
-            batch = _get(connection, batch_id)
-            if any(part.intent_at or part.provider_batch_id for part in batch.parts):
-                raise InvalidBatchError(f"batch {batch_id} was submitted, at least in part, and cannot be discarded")
-            for table in (entry_table, part_table):
-                connection.execute(delete(table).where(table.c.batch_key == batch.id))
-            connection.execute(delete(batch_table).where(batch_table.c.id == batch.id))
+            batches.discard(connection, batch_id)
 
     def finish_spooling(self, batch: Batch, *, fingerprint: str, request_count: int, at: datetime) -> None:
         """Note that every row of the batch is in the spool."""
@@ -162,33 +134,19 @@ class Store:
 
     def mark_fetched(self, batch: Batch, at: datetime) -> Batch:
         """Sum up usage and cost, and stamp once that every result was fetched, if that is so."""
-        unfetched = select(part_table.c.id).where(
-            part_table.c.batch_key == batch.id, part_table.c.results_fetched_at.is_(None)
-        )
         with self._transaction() as connection:
-            connection.execute(
-                update(batch_table)
-                .where(batch_table.c.id == batch.id, batch_table.c.results_fetched_at.is_(None), ~unfetched.exists())
-                .values(**entries.batch_sums(connection, batch.id), results_fetched_at=at)
-            )
-            return _get(connection, batch.batch_id)
+            batches.mark_fetched(connection, batch, at)
+            return batches.get(connection, batch.batch_id)
 
     def mark_applied(self, batch: Batch, result_uri: str, at: datetime) -> None:
         """Note where the results are, and when they came there first."""
         with self._transaction() as connection:
-            where = batch_table.c.id == batch.id
-            connection.execute(update(batch_table).where(where).values(result_uri=result_uri))
-            connection.execute(
-                update(batch_table).where(where, batch_table.c.applied_at.is_(None)).values(applied_at=at)
-            )
+            batches.mark_applied(connection, batch, result_uri, at)
 
     def statuses(self, batch_ids: Sequence[str]) -> dict[str, BatchStatus]:
         """Return the status of each batch."""
         with self._transaction() as connection:
-            rows = connection.execute(
-                select(batch_table.c.batch_id, batch_table.c.status).where(batch_table.c.batch_id.in_(batch_ids))
-            )
-            return {row.batch_id: BatchStatus(row.status) for row in rows}
+            return batches.statuses(connection, batch_ids)
 
     # Parts
 
@@ -373,18 +331,6 @@ class Store:
     def _update_batch(self, batch_id: str, **values: object) -> None:
         with self._transaction() as connection:
             connection.execute(update(batch_table).where(batch_table.c.batch_id == batch_id).values(**values))
-
-
-def _get(connection: Connection, batch_id: str) -> Batch:
-    row = connection.execute(select(batch_table).where(batch_table.c.batch_id == batch_id)).mappings().first()
-    if row is None:
-        raise BatchMissingError(
-            f"the store knows no batch {batch_id!r}; was it made with another store? See [raif] sql_alchemy_conn"
-        )
-    rows = connection.execute(
-        select(part_table).where(part_table.c.batch_key == row["id"]).order_by(part_table.c.number)
-    ).mappings()
-    return batch_of(row, [part_of(each) for each in rows])
 
 
 @contextmanager

@@ -167,6 +167,16 @@ def test_one_provider_batch_belongs_to_one_part(store):
         store.record_submitted(made.parts[1].id, state(provider_batch_id="p1"), NOW)
 
 
+def test_a_part_found_twice_is_submitted_once(store):
+    """Two who looked up the same lost create agree; another id is refused and named."""
+    made = new_batch(store)
+    store.record_submitted(made.parts[0].id, state(provider_batch_id="p1"), NOW)
+    store.record_submitted(made.parts[0].id, state(provider_batch_id="p1"), NOW + timedelta(hours=1))
+    assert store.get_batch("b1").parts[0].submitted_at == NOW
+    with pytest.raises(InvalidBatchError, match="p2 was created as well and is not used"):
+        store.record_submitted(made.parts[0].id, state(provider_batch_id="p2"), NOW)
+
+
 def test_statuses_only_move_forward(store):
     """A late answer of the provider does not take a terminal part back; the batch is terminal when all parts are."""
     made = new_batch(store, parts=2)
