@@ -102,6 +102,14 @@ _OPTIONS = {
         "s3://bucket/raif/results",
     ),
     "spool_conn_id": _option("Connection for the object storage of spool and results.", "", "aws_default"),
+    "price_table": _option(
+        "Prices of your own, looked at first: a JSON object, or the address of a file with one, of"
+        " {provider:model: {input, cached, cache_write, cache_write_1h, output, standard_factor}}, in US dollars per"
+        " million tokens at batch price. Cache prices default to the input's, standard_factor (how much dearer the"
+        " synchronous API is) to 2.",
+        "",
+        '{"openai:gpt-5-nano": {"input": 0.025, "cached": 0.0025, "output": 0.2}}',
+    ),
     "poll_intervals": _option(
         "Seconds between the polls of a waiting batch; the last one repeats.", "60,120,300,600,1800"
     ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from airflow_raif.hooks.connections import ResolvedConnection, aresolve, resolve
+from airflow_raif.hooks.prices import price_book
 from airflow_raif.hooks.spool import spool_folder
 from airflow_raif.hooks.store import afind_store, find_store
 
@@ -50,7 +51,14 @@ def _runtime(conn_id: str, connection: ResolvedConnection, store: Store) -> Iter
 
     adapter = make_adapter(connection.settings)
     with HttpTransport(adapter) as transport:
-        yield Runtime(store=store, adapter=adapter, transport=transport, spool=spool_folder(), conn_id=conn_id)
+        yield Runtime(
+            store=store,
+            adapter=adapter,
+            transport=transport,
+            spool=spool_folder(),
+            conn_id=conn_id,
+            prices=price_book(),
+        )
 
 
 async def shared_poller(conn_id: str, model: str | None = None) -> SharedPoller:
