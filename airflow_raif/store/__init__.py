@@ -1,5 +1,6 @@
 """The metadata tables: schema, queries, migrations. Knows no provider and no Airflow."""
 
+from airflow_raif.store.browse import BatchFilter
 from airflow_raif.store.records import (
     BatchMissingError,
     ClaimTakenError,
@@ -11,4 +12,14 @@ from airflow_raif.store.records import (
 )
 from airflow_raif.store.store import Store
 
-__all__ = ["BatchMissingError", "ClaimTakenError", "EntryCounts", "EntryRow", "NewBatch", "NewPart", "Repeat", "Store"]
+__all__ = [
+    "BatchFilter",
+    "BatchMissingError",
+    "ClaimTakenError",
+    "EntryCounts",
+    "EntryRow",
+    "NewBatch",
+    "NewPart",
+    "Repeat",
+    "Store",
+]

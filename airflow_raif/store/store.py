@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from airflow_raif.domain.batch import Batch, Claim, EntryOutcome, Part, PartState
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import TERMINAL, BatchStatus
-from airflow_raif.store import batches, entries, parts
+from airflow_raif.store import batches, browse, entries, parts
 from airflow_raif.store.engine import make_engine, parse_url, store_errors, waiting
 from airflow_raif.store.migrate import check_revision, upgrade_engine
 from airflow_raif.store.records import (
@@ -147,6 +147,23 @@ class Store:
         """Return the status of each batch."""
         with self._transaction() as connection:
             return batches.statuses(connection, batch_ids)
+
+    # Commands and pages
+
+    def newest_batches(self, wanted: browse.BatchFilter, limit: int) -> list[Batch]:
+        """Return the batches that are wanted, newest first."""
+        with self._transaction() as connection:
+            return browse.newest(connection, wanted, limit)
+
+    def holder_of(self, provider_batch_id: str) -> tuple[str, int] | None:
+        """Return batch id and number of the part that has an id at the provider."""
+        with self._transaction() as connection:
+            return browse.holder(connection, provider_batch_id)
+
+    def part_of_entry(self, batch: Batch, index: int) -> int | None:
+        """Return the number of the part that an entry is in; ``None``: the batch has no such entry."""
+        with self._transaction() as connection:
+            return browse.part_number(connection, batch.id, index)
 
     # Parts
 

@@ -1,0 +1,68 @@
+"""What commands write: tables for people, JSON for scripts, and questions. All of it may hold hostile text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+#: Columns of a table that goes into a file or a pipe.
+WIDTH = 200
+
+
+def clean(value: object) -> str:
+    """Return a value as one line that moves no cursor, sets no colour and turns no direction."""
+    text = "" if value is None else " ".join(str(value).split())
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write rows under a head."""
+    table = Table(*columns)
+    for row in rows:
+        # Text, unlike str, is not read as markup.
+        table.add_row(*(Text(clean(value), overflow="fold") for value in row))
+    _console().print(table)
+
+
+def write_fields(fields: Mapping[str, object]) -> None:
+    """Write names and values, one a line."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in fields.items():
+        if value is not None:
+            table.add_row(Text(name), Text(clean(value), overflow="fold"))
+    _console().print(table)
+
+
+def write_json(value: Any) -> None:
+    """Write a value for a script."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def write_line(sentence: str) -> None:
+    """Write a sentence."""
+    sys.stdout.write(clean(sentence) + "\n")
+
+
+def fail(sentence: str) -> NoReturn:
+    """Say why nothing was done, and end with 1."""
+    sys.stderr.write(clean(sentence) + "\n")
+    raise SystemExit(1)
+
+
+def ask(question: str) -> None:
+    """Go on if the answer is yes, otherwise end with 1."""
+    sys.stderr.write(clean(question) + " [y/N] ")
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if answer.strip().lower() not in ("y", "yes"):
+        fail("Nothing was done." if answer else "Nothing was done: nobody answered; say --yes to be asked nothing.")
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
