@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -84,6 +84,8 @@ class AnthropicAdapter(Adapter):
         max_requests=100_000, max_bytes=256 * 1000 * 1000 - 100, max_request_bytes=256 * 1000 * 1000 - 100
     )
     has_tag = False
+    # https://docs.anthropic.com/en/docs/build-with-claude/batch-processing
+    results_kept = timedelta(days=29)
 
     @property
     def base_url(self) -> str:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -144,6 +145,11 @@ class Adapter(ABC):
     lists_newest_first: ClassVar[bool] = True
     #: Where a spooled request holds its limit of output tokens, by endpoint: the path of its object, and its names.
     output_limits: ClassVar[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {}
+    #: How long the provider keeps results after the create, and uploads; ``None``: no such end is known.
+    results_kept: ClassVar[timedelta | None] = None
+    uploads_kept: ClassVar[timedelta | None] = None
+    #: Under which names a part's refs hold files at the provider that :meth:`delete_file_request` can delete.
+    file_refs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -122,6 +122,10 @@ class GeminiAdapter(Adapter):
     output_limits: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         GENERATE: (("request", "generationConfig"), ("maxOutputTokens",))
     }
+    # https://ai.google.dev/gemini-api/docs/batch-api, https://ai.google.dev/gemini-api/docs/files
+    results_kept = timedelta(weeks=6)
+    uploads_kept = timedelta(hours=48)
+    file_refs: ClassVar[tuple[str, ...]] = ("responses_file",)
     # The order of its list is not documented.
     lists_newest_first = False
     #: Files hold 2 GB; no number of rows is documented, so parts are kept to what is easy to handle.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote
 from uuid import uuid4
@@ -118,6 +118,9 @@ class OpenAIAdapter(Adapter):
         RESPONSES: (("body",), ("max_output_tokens",)),
         CHAT: (("body",), ("max_completion_tokens", "max_tokens")),
     }
+    # https://platform.openai.com/docs/guides/batch
+    results_kept = timedelta(days=30)
+    file_refs: ClassVar[tuple[str, ...]] = ("input_file_id", "output_file_id", "error_file_id")
     default_limits = Limits(
         max_requests=50_000,
         max_bytes=200 * 1000 * 1000,

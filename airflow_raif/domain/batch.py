@@ -95,6 +95,8 @@ class Batch(msgspec.Struct, kw_only=True):
     endpoint: str
     status: BatchStatus = BatchStatus.PENDING
     claim: Claim | None = None
+    #: When its task instance became free to make another batch.
+    claim_released_at: datetime | None = None
     #: Hash over every request's bytes; tells whether a retry is still the same work.
     fingerprint: str | None = None
     #: Folder of its spool files.
@@ -116,6 +118,9 @@ class Batch(msgspec.Struct, kw_only=True):
     ended_at: datetime | None = None
     results_fetched_at: datetime | None = None
     applied_at: datetime | None = None
+    #: When its files at the provider, or its spool, were deleted because they had been kept long enough.
+    files_deleted_at: datetime | None = None
+    spool_deleted_at: datetime | None = None
     parts: list[Part] = msgspec.field(default_factory=list)
 
 

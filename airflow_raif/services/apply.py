@@ -40,6 +40,11 @@ def apply_results(runtime: Runtime, batch_id: str, destination: Folder, name: st
     uri = destination.uri_of(name)
     if batch.applied_at is not None and batch.result_uri == uri and destination.exists(name):
         return batch
+    if batch.spool_deleted_at is not None:
+        raise InvalidBatchError(
+            f"the spool of batch {batch_id} was deleted on {batch.spool_deleted_at:%Y-%m-%d}, and {batch.result_uri} is"
+            f" the only result file there was; to pay for these answers again, trigger a new run"
+        )
     with ExitStack() as stack:
         folder = runtime.folder(batch_id)
         writer = _RowWriter(runtime, batch, folder, stack)

@@ -10,7 +10,14 @@ from typing import IO, Any
 
 from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch, EntryOutcome, Part, PartState
-from airflow_raif.domain.errors import InvalidBatchError, MalformedResponseError, UnavailableError
+from airflow_raif.domain.errors import (
+    BatchNotFoundError,
+    InvalidBatchError,
+    MalformedResponseError,
+    ProviderError,
+    RejectedError,
+    UnavailableError,
+)
 from airflow_raif.domain.result import EntryResult
 from airflow_raif.domain.rounds import is_worth_repeating
 from airflow_raif.domain.status import REASON_WITHOUT_RESULT, BatchStatus, EntryStatus, FailureReason
@@ -18,6 +25,7 @@ from airflow_raif.domain.usage import Cost
 from airflow_raif.domain.wire_id import index_of, wire_prefix
 from airflow_raif.pricing.prices import Pricer
 from airflow_raif.services.output import InvalidOutputError, make_parser
+from airflow_raif.services.retain import is_gone, may_be_gone
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.spool.files import results_file
 
@@ -42,10 +50,26 @@ def fetch_batch_results(runtime: Runtime, batch_id: str) -> Batch:
         return batch
     if running := [part.number for part in batch.parts if not part.status.is_terminal]:
         raise InvalidBatchError(f"batch {batch_id} is {batch.status}: part {running[0]} has not ended, poll it first")
+    return fetch_ended_parts(runtime, batch_id)
+
+
+def fetch_ended_parts(runtime: Runtime, batch_id: str) -> Batch:
+    """Fetch every part that is terminal and was not fetched, whatever the others do.
+
+    :raises ProviderError: a download failed; what fails for one part only does not keep the others from being fetched.
+    """
+    batch = runtime.store.get_batch(batch_id)
+    refused: ProviderError | None = None
     for part in batch.parts:
-        if part.results_fetched_at is None:
-            _fetch_part(runtime, batch, part)
-    return runtime.store.mark_fetched(batch, runtime.clock())
+        if part.status.is_terminal and part.results_fetched_at is None:
+            try:
+                _fetch_part(runtime, batch, part)
+            except (RejectedError, BatchNotFoundError) as error:
+                refused = refused or error
+    batch = runtime.store.mark_fetched(batch, runtime.clock())
+    if refused is not None:
+        raise refused
+    return batch
 
 
 def _fetch_part(runtime: Runtime, batch: Batch, part: Part) -> None:
@@ -53,7 +77,12 @@ def _fetch_part(runtime: Runtime, batch: Batch, part: Part) -> None:
     if not folder.exists(name):
         with folder.write(name) as file:
             if part.provider_batch_id is not None:
-                _download(runtime, part, file)
+                try:
+                    _download(runtime, part, file)
+                except ProviderError as error:
+                    if not is_gone(runtime, part, error):
+                        raise
+                    log.warning("Part %s of batch %s was fetched too late: %s", part.number, batch.batch_id, error)
     reader = _PartReader(runtime, batch, part)
     for offset, line in split_lines(folder.blocks(name)()):
         reader.read(offset, line)
@@ -75,7 +104,7 @@ def _download(runtime: Runtime, part: Part, file: IO[bytes]) -> None:
     state, is_fresh = _state_of(part), False
     while not sum(file.write(block) for block in runtime.adapter.result_blocks(runtime.transport, state)):
         answered = state.counts.completed if state.counts and part.status is BatchStatus.ENDED else 0
-        if not answered:
+        if not answered or may_be_gone(runtime, part):
             return
         if is_fresh:
             raise UnavailableError(

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import logging
+
+from airflow_raif.domain.batch import Part, PartState
+from airflow_raif.domain.errors import BatchNotFoundError, ProviderError, RejectedError
 from airflow_raif.domain.status import BatchStatus
+from airflow_raif.services.retain import is_gone
 from airflow_raif.services.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 
 def fetch_batch_status(runtime: Runtime, batch_id: str) -> BatchStatus:
     """Update status, counts and bookkeeping of every part that is not terminal; return the batch's status.
 
-    :raises ProviderError: the provider cannot be asked; nothing is changed.
+    :raises ProviderError: the provider cannot be asked, or not about one part; what it said of others is noted.
     """
-    states = {
-        part.id: runtime.adapter.parse_part(
-            runtime.transport.send(runtime.adapter.get_request(part.provider_batch_id or "")).content
-        )
-        for _, part in runtime.store.waiting_parts([batch_id])
-    }
+    states: dict[int, PartState] = {}
+    failure: ProviderError | None = None
+    for _, part in runtime.store.waiting_parts([batch_id]):
+        try:
+            states[part.id] = _ask(runtime, part)
+        except (RejectedError, BatchNotFoundError) as error:
+            failure = failure or error
+        except ProviderError as error:
+            # The others would fail in the same way.
+            failure = error
+            break
     if states:
         runtime.store.record_states(states, runtime.clock())
+    if failure is not None:
+        raise failure
     return runtime.store.get_batch(batch_id).status
+
+
+def _ask(runtime: Runtime, part: Part) -> PartState:
+    request = runtime.adapter.get_request(part.provider_batch_id or "")
+    try:
+        return runtime.adapter.parse_part(runtime.transport.send(request).content)
+    except ProviderError as error:
+        if not is_gone(runtime, part, error):
+            raise
+        log.warning("%s was asked for too late: %s", part.provider_batch_id, error)
+        return PartState(
+            provider_batch_id=part.provider_batch_id or "",
+            status=BatchStatus.EXPIRED,
+            raw_status="not known any more",
+            error=str(error),
+        )

@@ -80,7 +80,8 @@ def _rounds(batch: Batch) -> int:
 
 def _what_is_left(batch: Batch) -> tuple[int, bool]:
     """Return how many entries may go through the synchronous API, and whether all rounds of batch jobs are used."""
-    if any(part.status is BatchStatus.CANCELED or part.is_synchronous for part in batch.parts):
+    is_last = any(part.status is BatchStatus.CANCELED or part.is_synchronous for part in batch.parts)
+    if is_last or batch.spool_deleted_at is not None:
         return 0, True
     return batch.round_policy.synchronous_stragglers, _rounds(batch) >= batch.round_policy.max_rounds
 

@@ -84,10 +84,12 @@ class Folder:
             self.fs.get_file(f"{self.path}/{name}", file.name)
             yield file
 
-    def delete(self) -> None:
-        """Delete the folder with everything in it."""
-        if self.fs.exists(self.path):
-            self.fs.rm(self.path, recursive=True)
+    def delete(self) -> bool:
+        """Delete the folder with everything in it; return whether there was one."""
+        if not self.fs.exists(self.path):
+            return False
+        self.fs.rm(self.path, recursive=True)
+        return True
 
     @property
     def _is_local(self) -> bool:

@@ -26,13 +26,24 @@ def add(connection: Connection, batch_key: int, new: NewPart) -> Part:
 def reopen(connection: Connection, batch: Batch) -> bool:
     """Let a batch whose results were all fetched run again; only a round moves a status backwards.
 
-    :return: False: it was reopened, or got a part, since ``batch`` was read.
+    :return: False: it was reopened, got a part or lost its spool since ``batch`` was read.
     """
     parts = select(func.count()).where(part_table.c.batch_key == batch.id).scalar_subquery()
     statement = (
         update(batch_table)
-        .where(batch_table.c.id == batch.id, batch_table.c.results_fetched_at.is_not(None), parts == len(batch.parts))
-        .values(status=BatchStatus.IN_PROGRESS.value, results_fetched_at=None, applied_at=None, ended_at=None)
+        .where(
+            batch_table.c.id == batch.id,
+            batch_table.c.results_fetched_at.is_not(None),
+            batch_table.c.spool_deleted_at.is_(None),
+            parts == len(batch.parts),
+        )
+        .values(
+            status=BatchStatus.IN_PROGRESS.value,
+            results_fetched_at=None,
+            applied_at=None,
+            ended_at=None,
+            files_deleted_at=None,
+        )
     )
     return bool(connection.execute(statement).rowcount)
 

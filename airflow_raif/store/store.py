@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from airflow_raif.domain.batch import Batch, Claim, EntryOutcome, Part, PartState
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import TERMINAL, BatchStatus
-from airflow_raif.store import batches, browse, entries, parts
+from airflow_raif.store import batches, browse, entries, parts, sweeps
 from airflow_raif.store.engine import make_engine, parse_url, store_errors, waiting
 from airflow_raif.store.migrate import check_revision, upgrade_engine
 from airflow_raif.store.records import (
@@ -164,6 +164,37 @@ class Store:
         """Return the number of the part that an entry is in; ``None``: the batch has no such entry."""
         with self._transaction() as connection:
             return browse.part_number(connection, batch.id, index)
+
+    # Sweeps
+
+    def open_batches(self) -> list[Batch]:
+        """Return the batches of which something was sent, or may have been, and whose results were not all fetched."""
+        with self._transaction() as connection:
+            return sweeps.open_batches(connection)
+
+    def batches_with_files(self, applied_before: datetime) -> list[Batch]:
+        """Return the batches that were fetched and applied before a time and may have files at the provider."""
+        with self._transaction() as connection:
+            return sweeps.with_files(connection, applied_before)
+
+    def batches_with_spool(self, applied_before: datetime, now: datetime) -> list[Batch]:
+        """Return the batches that were fetched and applied before a time and may have spool files."""
+        with self._transaction() as connection:
+            return sweeps.with_spool(connection, applied_before, now)
+
+    def half_created_batches(self, created_before: datetime) -> list[Batch]:
+        """Return the batches that were begun before a time and never spooled whole."""
+        with self._transaction() as connection:
+            return sweeps.half_created(connection, created_before)
+
+    def mark_files_deleted(self, batch_id: str, at: datetime) -> None:
+        """Note that a batch has no files at the provider any more."""
+        self._update_batch(batch_id, files_deleted_at=at)
+
+    def mark_spool_deleted(self, batch: Batch, at: datetime) -> bool:
+        """Note that a batch's spool is about to be deleted; False: the batch was taken up again since it was read."""
+        with self._transaction() as connection:
+            return sweeps.mark_spool_deleted(connection, batch, at)
 
     # Parts
 

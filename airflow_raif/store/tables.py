@@ -105,6 +105,8 @@ batch = Table(
     Column("ended_at", UtcDateTime),
     Column("results_fetched_at", UtcDateTime),
     Column("applied_at", UtcDateTime),
+    Column("files_deleted_at", UtcDateTime),
+    Column("spool_deleted_at", UtcDateTime),
 )
 
 _is_claimed = and_(batch.c.claim_released_at.is_(None), batch.c.dag_id.is_not(None))

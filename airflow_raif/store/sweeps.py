@@ -1,0 +1,65 @@
+"""What a sweep asks of the store: batches that are not done, and what of old ones may be deleted."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, or_, select, update
+
+from airflow_raif.domain.batch import Batch
+from airflow_raif.store import batches
+from airflow_raif.store.tables import batch as batch_table
+from airflow_raif.store.tables import part as part_table
+
+_batch = batch_table.c
+#: How long a deletion that was noted is done again, since a worker may have died in the middle of it.
+_DELETED_AGAIN = timedelta(days=1)
+
+
+def open_batches(connection: Connection) -> list[Batch]:
+    """Return the batches of which something was sent, or may have been, and whose results were not all fetched."""
+    sent = select(part_table.c.id).where(
+        part_table.c.batch_key == _batch.id,
+        or_(part_table.c.provider_batch_id.is_not(None), part_table.c.intent_at.is_not(None)),
+    )
+    return batches.find(connection, _batch.results_fetched_at.is_(None), sent.exists())
+
+
+def with_files(connection: Connection, applied_before: datetime) -> list[Batch]:
+    """Return the batches that were fetched and applied before a time and may have files at the provider."""
+    return batches.find(
+        connection,
+        _batch.results_fetched_at.is_not(None),
+        _batch.applied_at < applied_before,
+        _batch.files_deleted_at.is_(None),
+    )
+
+
+def with_spool(connection: Connection, applied_before: datetime, now: datetime) -> list[Batch]:
+    """Return the batches that were fetched and applied before a time and may have spool files."""
+    return batches.find(
+        connection,
+        _batch.results_fetched_at.is_not(None),
+        _batch.applied_at < applied_before,
+        or_(_batch.spool_deleted_at.is_(None), _batch.spool_deleted_at > now - _DELETED_AGAIN),
+    )
+
+
+def half_created(connection: Connection, created_before: datetime) -> list[Batch]:
+    """Return the batches that were begun before a time and never spooled whole; nothing of them was sent."""
+    return batches.find(connection, _batch.spooled_at.is_(None), _batch.created_at < created_before)
+
+
+def mark_spool_deleted(connection: Connection, batch: Batch, at: datetime) -> bool:
+    """Note that a batch's spool is about to be deleted; False: the batch was taken up again since it was read."""
+    connection.execute(
+        update(batch_table)
+        .where(
+            _batch.id == batch.id,
+            _batch.results_fetched_at.is_not(None),
+            _batch.applied_at == batch.applied_at,
+            _batch.spool_deleted_at.is_(None),
+        )
+        .values(spool_deleted_at=at)
+    )
+    return connection.scalar(select(_batch.spool_deleted_at).where(_batch.id == batch.id)) is not None
