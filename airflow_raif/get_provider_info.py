@@ -90,7 +90,9 @@ _OPTIONS = {
         "postgresql://raif:secret@db/raif",
         sensitive=True,
     ),
-    "state_conn_id": _option("Connection to the database of the metadata tables.", "raif_state"),
+    "state_conn_id": _option(
+        "Connection to the database of the metadata tables, which must exist. Empty: raif_state, if it exists.", ""
+    ),
     "spool_path": _option(
         "Folder for requests and raw results, on any object storage. Empty: raif_spool in AIRFLOW_HOME.",
         "",

@@ -2,6 +2,7 @@
 
 RaifError                        retryable: bool
   ConfigurationError             unknown provider, missing extra, bad connection
+  ConnectionUnavailableError     Airflow cannot be asked for a connection now (retryable)
   InvalidBatchError              not submittable, empty, or otherwise not a batch
     InvalidRequestError          one row cannot be sent; names the row, the value and the remedy
       LimitExceededError         a row over the provider's limit
@@ -34,6 +35,12 @@ class RaifError(Exception):
 
 class ConfigurationError(RaifError):
     """Something in the set-up is missing or wrong; the message says what to do."""
+
+
+class ConnectionUnavailableError(RaifError):
+    """A connection cannot be looked up now; whether there is one is not known."""
+
+    retryable = True
 
 
 class InvalidBatchError(RaifError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from airflow.configuration import AIRFLOW_HOME
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-__all__ = ["AIRFLOW_HOME", "AirflowNotFoundException", "task_is_finished"]
+__all__ = ["AIRFLOW_HOME", "AirflowNotFoundException", "aask_database", "ask_database", "task_is_finished"]
 
 #: States of a task instance that a user or a run gave an end to.
 _FINISHED = frozenset(("failed", "success", "skipped", "removed", "upstream_failed"))
@@ -35,3 +36,38 @@ async def task_is_finished(task_instance: Any) -> bool:
     states = answer.task_states.get(task_instance.run_id, {})
     key = task_instance.task_id if map_index < 0 else f"{task_instance.task_id}_{map_index}"
     return str(states.get(key)) in _FINISHED
+
+
+def ask_database() -> None:
+    """Ask Airflow for something that only its database can answer.
+
+    :raises Exception: it does not answer.
+    """
+    from airflow.sdk.execution_time.comms import GetDRCount
+
+    if (comms := _supervisor()) is not None:
+        comms.send(GetDRCount(dag_id="raif"))
+    elif os.environ.get("_AIRFLOW_PROCESS_CONTEXT") == "server":
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        with create_session() as session:
+            session.execute(select(1))
+
+
+async def aask_database() -> None:
+    """As :func:`ask_database`, without blocking the event loop of a triggerer."""
+    from airflow.sdk.execution_time.comms import GetDRCount
+
+    comms = _supervisor()
+    if hasattr(comms, "asend"):
+        await comms.asend(GetDRCount(dag_id="raif"))
+    else:  # ``dag.test``
+        ask_database()
+
+
+def _supervisor() -> Any:
+    """Return what stands for Airflow in a task or a triggerer; ``None`` elsewhere."""
+    from airflow.sdk.execution_time import task_runner
+
+    return getattr(task_runner, "SUPERVISOR_COMMS", None)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow.sdk import BaseHook
-
 from airflow_raif.adapters.base import ConnectionSettings
 from airflow_raif.adapters.registry import split_model
-from airflow_raif.domain.errors import ConfigurationError
+from airflow_raif.domain.errors import ConfigurationError, ConnectionUnavailableError
+from airflow_raif.hooks.lookup import aget_connection, get_connection
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -50,18 +49,23 @@ def resolve(conn_id: str, model: str | None = None) -> ResolvedConnection:
 
     :param model: its ``provider:`` prefix tells the provider where the connection serves several.
     :raises ConfigurationError: the connection is missing, of an unknown type, or has no key.
+    :raises ConnectionUnavailableError: it cannot be looked up now.
     """
     try:
-        connection = BaseHook.get_connection(conn_id)
+        connection = get_connection(conn_id)
+    except ConnectionUnavailableError:
+        raise
     except Exception as error:
         raise _not_found(conn_id, error) from error
     return read_connection(connection, model)
 
 
 async def aresolve(conn_id: str, model: str | None = None) -> ResolvedConnection:
-    """Read a connection without blocking the event loop; as :func:`resolve`."""
+    """Read a connection without blocking the event loop or waiting for Airflow; as :func:`resolve`."""
     try:
-        connection = await BaseHook.aget_connection(conn_id)
+        connection = await aget_connection(conn_id)
+    except ConnectionUnavailableError:
+        raise
     except Exception as error:
         raise _not_found(conn_id, error) from error
     return read_connection(connection, model)

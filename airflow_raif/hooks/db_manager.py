@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from airflow.utils.db_manager import BaseDBManager
 
+from airflow_raif.domain.errors import ConnectionUnavailableError
 from airflow_raif.store import migrate
 from airflow_raif.store.tables import VERSION_TABLE, metadata
+
+log = logging.getLogger(__name__)
 
 
 def migrate_store() -> str:
@@ -21,6 +25,14 @@ def migrate_store() -> str:
     address, _ = find_store_url()
     migrate.upgrade(address)
     return migrate.head_revision()
+
+
+def _migrate_with_airflow() -> None:
+    """As :func:`migrate_store`; a connection that cannot exist yet in a fresh Airflow stops no migration of that."""
+    try:
+        migrate_store()
+    except ConnectionUnavailableError as error:
+        log.warning("raif's tables were not migrated: %s. Then run `airflow raif db migrate`.", error)
 
 
 class RaifDBManager(BaseDBManager):
@@ -41,7 +53,11 @@ class RaifDBManager(BaseDBManager):
         from airflow_raif.hooks.store import find_store_url
 
         os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-        return migrate.current_revision(find_store_url()[0])
+        try:
+            return migrate.current_revision(find_store_url()[0])
+        except ConnectionUnavailableError as error:
+            log.warning("The revision of raif's tables is not known: %s", error)
+            return None
 
     def check_migration(self) -> bool:
         """Whether the store is at the newest revision."""
@@ -49,15 +65,15 @@ class RaifDBManager(BaseDBManager):
 
     def create_db_from_orm(self) -> None:
         """Create the tables, by migration as always."""
-        migrate_store()
+        _migrate_with_airflow()
 
     def initdb(self, use_migration_files: bool = False) -> None:
         """Create or upgrade the tables."""
-        migrate_store()
+        _migrate_with_airflow()
 
     def upgradedb(self, to_revision: str | None = None, from_revision: str | None = None, *_: Any, **__: Any) -> None:
         """Upgrade the tables to the newest revision."""
-        migrate_store()
+        _migrate_with_airflow()
 
     def drop_tables(self, connection: Any) -> None:
         """Delete the store's tables; Airflow's own connection is left alone."""

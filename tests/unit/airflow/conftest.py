@@ -59,6 +59,35 @@ def providers(connection: Callable[..., None], raif_home: Path) -> Callable[...,
 
 
 @pytest.fixture
+def airflow_database(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Stand in for the supervisor between a task and Airflow's database; ``away``: so many questions fail."""
+    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.comms import ErrorResponse
+
+    database = SimpleNamespace(away=0, asked=0)
+
+    def send(message: Any) -> Any:
+        database.asked += 1
+        down = database.away > 0
+        if type(message).__name__ == "GetConnection":
+            # As Airflow 3.3 answers whether the connection or the database is missing.
+            return ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND, detail={"conn_id": message.conn_id})
+        assert type(message).__name__ == "GetDRCount"
+        if down:
+            database.away -= 1
+            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 500}))
+        return None
+
+    async def asend(message: Any) -> Any:
+        return send(message)
+
+    comms = SimpleNamespace(send=send, asend=asend)
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
+    return database
+
+
+@pytest.fixture
 def context() -> dict[str, Any]:
     """What a task sees; what it pushes to XCom lies in ``context["pushed"]``."""
     pushed: dict[str, Any] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_raif.domain.errors import ConfigurationError
+from airflow_raif.domain.errors import ConfigurationError, ConnectionUnavailableError
 from airflow_raif.hooks.connections import aresolve, resolve
 
 
@@ -128,3 +128,15 @@ def test_settings_do_not_show_the_key(connection):
     """What may end in a log does not hold the key."""
     connection("c", conn_type="openai", password="sk-very-secret")
     assert "sk-very-secret" not in repr(resolve("c"))
+
+
+async def test_a_database_that_is_away_is_no_missing_connection(airflow_database, monkeypatch):
+    """A connection that cannot be looked up now fails no task for good."""
+    monkeypatch.setenv("AIRFLOW__RAIF__STORE_TIMEOUT", "0")
+    airflow_database.away = 2
+    with pytest.raises(ConnectionUnavailableError):
+        resolve("openai_default")
+    with pytest.raises(ConnectionUnavailableError):
+        await aresolve("openai_default")
+    with pytest.raises(ConfigurationError, match="there is no connection 'openai_default'"):
+        resolve("openai_default")
