@@ -212,15 +212,14 @@ class AsyncHttpTransport(_Common):
 
     def __init__(self, adapter: Adapter, *, client: httpx.AsyncClient | None = None) -> None:
         super().__init__(adapter)
-        self._client = client
+        # Made here, since it loads certificates, which is too slow for the first call on an event loop.
+        self._client = client or httpx.AsyncClient(timeout=adapter.settings.timeout_seconds)
 
     async def send(self, request: Request, *, retry: bool = False) -> Response:
         """Send and read the whole answer, once.
 
         :raises ProviderError: the provider refused, failed or cannot be reached.
         """
-        if self._client is None:
-            self._client = httpx.AsyncClient(timeout=self._adapter.settings.timeout_seconds)
         try:
             response = await self._client.request(**self._arguments(request))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -231,9 +230,7 @@ class AsyncHttpTransport(_Common):
 
     async def aclose(self) -> None:
         """Close the client."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        await self._client.aclose()
 
 
 _jitter = tenacity.wait_exponential_jitter(initial=1, max=30, jitter=1)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from airflow_raif.domain.errors import ConnectionUnavailableError, StoreUnavailableError
 from airflow_raif.hooks.connections import ResolvedConnection, aresolve, resolve
 from airflow_raif.hooks.prices import price_book
 from airflow_raif.hooks.spool import spool_folder
@@ -19,7 +22,21 @@ if TYPE_CHECKING:
     from airflow_raif.services.runtime import Runtime
     from airflow_raif.store import Store
 
-_POLLERS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], SharedPoller]] = WeakKeyDictionary()
+log = logging.getLogger(__name__)
+
+#: Between two attempts to open a poller while a database is away.
+OPEN_PAUSE_SECONDS = 10.0
+
+
+@dataclass
+class _Slot:
+    """The place of one connection's poller."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    poller: SharedPoller | None = None
+
+
+_SLOTS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _Slot]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -62,23 +79,41 @@ def _runtime(conn_id: str, connection: ResolvedConnection, store: Store) -> Iter
 
 
 async def shared_poller(conn_id: str, model: str | None = None) -> SharedPoller:
-    """Return the poller of a connection in the running event loop, opening it if nobody waits yet."""
+    """Return the poller of a connection in the running event loop, opening it if nobody waits yet.
+
+    Databases that are away, Airflow's or ours, are waited out.
+
+    :raises ConfigurationError: the connection or the store is missing or wrong.
+    """
+    slots = _SLOTS.setdefault(asyncio.get_running_loop(), {})
+    provider = model.partition(":")[0] if model and ":" in model else ""
+    slot = slots.setdefault((conn_id, provider), _Slot())
+    # One opens it and the others wait for that: a lookup costs the triggerer's supervisor up to seconds.
+    async with slot.lock:
+        if slot.poller is None or slot.poller.is_closed:
+            slot.poller = await _open_poller(conn_id, model)
+        return slot.poller
+
+
+async def _open_poller(conn_id: str, model: str | None) -> SharedPoller:
+    while True:
+        try:
+            connection, store = await aresolve(conn_id, model), await afind_store()
+        except (ConnectionUnavailableError, StoreUnavailableError) as error:
+            log.warning("Batches of %s cannot be polled, trying again later: %s", conn_id, error)
+            await asyncio.sleep(OPEN_PAUSE_SECONDS)
+        else:
+            # In a thread, since it imports much and loads the certificates.
+            return await asyncio.to_thread(_make_poller, connection, store)
+
+
+def _make_poller(connection: ResolvedConnection, store: Store) -> SharedPoller:
     from airflow_raif.adapters.http import AsyncHttpTransport
     from airflow_raif.adapters.registry import make_adapter
     from airflow_raif.services.poller import SharedPoller
 
-    pollers = _POLLERS.setdefault(asyncio.get_running_loop(), {})
-    provider = model.partition(":")[0] if model and ":" in model else ""
-    key = (conn_id, provider)
-    if (poller := pollers.get(key)) is not None and not poller.is_closed:
-        return poller
-    connection = await aresolve(conn_id, model)
-    store = await afind_store()
-    # Another trigger may have been faster while this one awaited.
-    if (poller := pollers.get(key)) is None or poller.is_closed:
-        adapter = make_adapter(connection.settings)
-        poller = pollers[key] = SharedPoller(adapter, AsyncHttpTransport(adapter), store)
-    return poller
+    adapter = make_adapter(connection.settings)
+    return SharedPoller(adapter, AsyncHttpTransport(adapter), store)
 
 
 async def cancel_from_trigger(conn_id: str, model: str | None, batch_id: str) -> None:

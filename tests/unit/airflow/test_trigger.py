@@ -7,9 +7,11 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from airflow.sdk import BaseHook
 
 from airflow_raif.emulator.faults import HttpFault
 from airflow_raif.emulator.settings import Progress
+from airflow_raif.hooks import runtime
 from airflow_raif.hooks.batch import BatchHook
 from airflow_raif.triggers import batch as trigger_module
 from airflow_raif.triggers.batch import BatchTrigger
@@ -52,6 +54,44 @@ async def test_many_triggers_share_the_calls(emulator_of, providers):
     found = await asyncio.gather(*(events_of(trigger_of("openai", batch_id)) for batch_id in ids))
     assert [event["status"] for (event,) in found] == ["ended"] * 20
     assert emulator.state.requests["openai.batches.get"] + emulator.state.requests["openai.batches.list"] < 40
+
+
+async def test_many_triggers_share_the_lookup(emulator, providers, monkeypatch):
+    """Triggers that start together ask Airflow once for the connection, and once for the store's."""
+    providers(emulator)
+    ids = [await asyncio.to_thread(submitted, "openai") for _ in range(5)]
+    asked = []
+    lookup = BaseHook.aget_connection
+
+    async def count(conn_id):
+        asked.append(conn_id)
+        await asyncio.sleep(0.02)
+        return await lookup(conn_id)
+
+    monkeypatch.setattr(BaseHook, "aget_connection", count)
+    found = await asyncio.gather(*(events_of(trigger_of("openai", batch_id)) for batch_id in ids))
+    assert [event["status"] for (event,) in found] == ["ended"] * 5
+    assert asked.count("openai_default") == 1
+
+
+async def test_databases_that_are_away_are_waited_out(emulator, providers, airflow_database, monkeypatch):
+    """A trigger that starts while Airflow's database is away waits until it can look its connections up."""
+    providers(emulator)
+    batch_id = await asyncio.to_thread(submitted, "openai")
+    monkeypatch.setattr(runtime, "OPEN_PAUSE_SECONDS", 0.01)
+    airflow_database.away = 3
+    (event,) = await events_of(trigger_of("openai", batch_id))
+    assert event["status"] == "ended"
+    assert airflow_database.away == 0
+
+
+async def test_the_deadline_holds_while_databases_are_away(emulator, providers, airflow_database):
+    """A trigger that cannot even look its connections up still ends in time."""
+    providers(emulator)
+    batch_id = await asyncio.to_thread(submitted, "openai")
+    airflow_database.away = 10**6
+    (event,) = await events_of(trigger_of("openai", batch_id, end_time=time.time() + 0.2))
+    assert event["status"] == "timeout"
 
 
 async def test_an_outage_is_waited_out(emulator_of, providers):
@@ -133,6 +173,8 @@ def answer_states(monkeypatch):
 
     def answer(states: dict[str, str | None]) -> None:
         async def asend(message):
+            if type(message).__name__ == "GetDRCount":  # whether Airflow's database answers
+                return None
             assert type(message).__name__ == "GetTaskStates"
             return TaskStatesResult(task_states={"run": states})
 
