@@ -36,6 +36,8 @@ class HttpFault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     status: Annotated[int, msgspec.Meta(ge=0, le=599)] = 0
     #: Close the socket without a reply, before or after the call took effect.
     drop: Literal["", "before", "after"] = ""
+    #: Keep the caller waiting, before or after the call took effect, until the fault is taken off the list.
+    hold: Literal["", "before", "after"] = ""
     #: How many calls fail; negative: all.
     times: int = 1
     #: Calls let through first.

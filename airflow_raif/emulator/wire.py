@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from airflow_raif.emulator.faults import HttpFault
 from airflow_raif.emulator.state import EmulatorState
 
 ABORT = "raif_emulator.abort"
@@ -97,6 +99,7 @@ class Dialect:
             is_upload = name == "gemini.files.upload" and "upload_id" in request.query_params
             if not is_upload and (not key or key.startswith("bad")):
                 return self.error(self._bad_key)
+            await self._hold(fault, "before")
             if fault and fault.drop == "before":
                 return DroppedResponse()
             if fault and fault.status:
@@ -106,9 +109,15 @@ class Dialect:
                 response = await _call(handler, request)
             except ApiError as exc:
                 return self.error(exc)
+            await self._hold(fault, "after")
             return DroppedResponse() if fault and fault.drop == "after" else response
 
         return guarded
+
+    async def _hold(self, fault: HttpFault | None, when: str) -> None:
+        # Whoever takes it off is in another thread.
+        while fault and fault.hold == when and any(each is fault for each in self.state.faults.http):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def _call(handler: Handler, request: Request) -> Response:

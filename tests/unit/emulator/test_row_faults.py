@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import typing
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import httpx
 import pytest
@@ -324,6 +325,24 @@ def test_the_reply_of_a_create_is_lost(caller, emulator, moment, made):
     assert emulator.state.creates[caller.provider] == len(emulator.state.batches[caller.provider]) == made
     assert caller.create("a").status_code == 200
     assert emulator.state.creates[caller.provider] == made + 1
+
+
+@EACH
+@pytest.mark.parametrize(("moment", "made"), [("before", 0), ("after", 1)])
+def test_a_call_is_held_until_the_fault_is_taken_off(caller, emulator, moment, made):
+    """The client waits, with its batch made or not, until somebody lets the call go on."""
+    route = f"{caller.provider}.batches.create"
+    fault = HttpFault(route=route, hold=moment)
+    emulator.state.faults.http.append(fault)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(caller.create, "a")
+        while not emulator.state.requests[route] or emulator.state.creates[caller.provider] < made:
+            assert not wait([reply], timeout=0.01).done
+        assert not reply.done()
+        assert emulator.state.creates[caller.provider] == made
+        emulator.state.faults.http.remove(fault)
+        assert reply.result().status_code == 200
+    assert emulator.state.creates[caller.provider] == 1
 
 
 @pytest.mark.parametrize("provider", ["openai"])
