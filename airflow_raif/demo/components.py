@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import httpx
+import psutil
 
 COMPONENTS = ("api-server", "scheduler", "triggerer", "dag-processor")
 #: Connections of the example DAGs: id -> type.
@@ -70,6 +71,8 @@ def environment(home: Path, dags: Path, port: int, emulator_url: str) -> dict[st
         "AIRFLOW_HOME": str(home),
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
+        # Titles that Airflow gives its processes would overwrite their environment, by which they are found again.
+        "SPT_NOENV": "1",
     }
 
 
@@ -106,20 +109,28 @@ class Airflow:
 
     def start(self) -> None:
         """Start every component; each logs into its own file."""
+        for name in COMPONENTS:
+            self.start_component(name)
+
+    def start_component(self, name: str, label: str = "") -> None:
+        """Start one component.
+
+        :param label: tells it from another of the same name.
+        """
+        label = label or name
         logs = self.home / "component-logs"
         logs.mkdir(exist_ok=True)
-        for name in COMPONENTS:
-            extra = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
-            with (logs / f"{name}.log").open("wb") as log:
-                # A session of its own: Ctrl-C reaches the demo alone, which then stops them in order.
-                self._processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", "airflow", name, *extra],
-                    env=self.env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+        extra = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
+        with (logs / f"{label}.log").open("ab") as log:
+            # A session of its own: Ctrl-C reaches the demo alone, which then stops them in order.
+            self._processes[label] = subprocess.Popen(
+                [sys.executable, "-m", "airflow", name, *extra],
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def wait_until_healthy(self, seconds: float = 180) -> None:
         """Wait until the API answers and every component has a fresh heartbeat."""
@@ -173,13 +184,21 @@ class Airflow:
         for process in running:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(end - monotonic(), 0.1))
+        # A task is in a process group of its own, and outlives its component.
+        for pid in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for process in self._processes.values():
-            # Children of a component stay in its process group even when it is gone.
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
             process.wait()
+
+    def processes(self) -> list[int]:
+        """Return every process that works on this home: components and all that they started."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.pid != os.getpid() and process.environ().get("AIRFLOW_HOME") == str(self.home):
+                    found.append(process.pid)
+        return found
 
     def _authorise(self) -> None:
         response = self._client.get("/auth/token")
