@@ -136,3 +136,15 @@ def test_database_manager_targets_the_store(raif_home):
     assert manager.get_alembic_config().get_main_option("script_location")
     manager.drop_tables(None)
     assert manager.get_current_revision() is None
+
+
+def test_database_manager_does_not_stop_a_fresh_airflow(monkeypatch, raif_home, caplog):
+    """In a fresh Airflow the connection that [raif] state_conn_id names cannot exist yet; that is said, not raised."""
+    from airflow_raif.hooks.db_manager import RaifDBManager
+
+    monkeypatch.setenv("AIRFLOW__RAIF__STATE_CONN_ID", "ledger")
+    manager = RaifDBManager(session=None)
+    manager.initdb()
+    assert "run `airflow raif db migrate`" in caplog.text
+    assert not manager.check_migration()
+    assert not (raif_home / "raif.db").exists()
