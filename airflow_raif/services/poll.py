@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from airflow_raif.domain.batch import Part, PartState
+from airflow_raif.domain.batch import PartState
 from airflow_raif.domain.errors import BatchNotFoundError, ProviderError, RejectedError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.retain import is_gone
 from airflow_raif.services.runtime import Runtime
+from airflow_raif.store import WaitingPart
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def fetch_batch_status(runtime: Runtime, batch_id: str) -> BatchStatus:
     """
     states: dict[int, PartState] = {}
     failure: ProviderError | None = None
-    for _, part in runtime.store.waiting_parts([batch_id]):
+    for part in runtime.store.waiting_parts([batch_id]):
         try:
             states[part.id] = _ask(runtime, part)
         except (RejectedError, BatchNotFoundError) as error:
@@ -36,8 +37,8 @@ def fetch_batch_status(runtime: Runtime, batch_id: str) -> BatchStatus:
     return runtime.store.get_batch(batch_id).status
 
 
-def _ask(runtime: Runtime, part: Part) -> PartState:
-    request = runtime.adapter.get_request(part.provider_batch_id or "")
+def _ask(runtime: Runtime, part: WaitingPart) -> PartState:
+    request = runtime.adapter.get_request(part.provider_batch_id)
     try:
         return runtime.adapter.parse_part(runtime.transport.send(request).content)
     except ProviderError as error:
@@ -45,7 +46,7 @@ def _ask(runtime: Runtime, part: Part) -> PartState:
             raise
         log.warning("%s was asked for too late: %s", part.provider_batch_id, error)
         return PartState(
-            provider_batch_id=part.provider_batch_id or "",
+            provider_batch_id=part.provider_batch_id,
             status=BatchStatus.EXPIRED,
             raw_status="not known any more",
             error=str(error),

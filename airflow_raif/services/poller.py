@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Protocol
 
 from airflow_raif.adapters.base import Adapter, Request, Response
-from airflow_raif.domain.batch import Part, PartState
+from airflow_raif.domain.batch import PartState
 from airflow_raif.domain.errors import (
     AuthenticationError,
     BatchNotFoundError,
@@ -26,7 +26,7 @@ from airflow_raif.domain.errors import (
 )
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.runtime import utc_now
-from airflow_raif.store import BatchMissingError, Store
+from airflow_raif.store import BatchMissingError, Store, WaitingPart
 
 log = logging.getLogger(__name__)
 
@@ -182,17 +182,15 @@ class SharedPoller:
             # Told once: whoever asks from now on is told anew, and no further call is made for it.
             del self._watches[batch_id]
 
-    async def _ask(
-        self, waiting: Sequence[tuple[str, Part]]
-    ) -> tuple[dict[int, PartState], dict[str, Exception], float]:
+    async def _ask(self, waiting: Sequence[WaitingPart]) -> tuple[dict[int, PartState], dict[str, Exception], float]:
         """Return states by part, errors by batch, and the seconds the provider asked to wait."""
-        wanted = {part.provider_batch_id or "": (batch_id, part) for batch_id, part in waiting}
+        wanted = {part.provider_batch_id: part for part in waiting}
         states: dict[int, PartState] = {}
         failures: dict[str, Exception] = {}
         try:
             listed = await self._listed(set(wanted))
         except AuthenticationError as error:
-            return states, dict.fromkeys((batch_id for batch_id, _ in waiting), error), 0.0
+            return states, dict.fromkeys((part.batch_id for part in waiting), error), 0.0
         except (RejectedError, BatchNotFoundError, MalformedResponseError) as error:
             log.warning("The list of %s cannot be read, asking for each batch: %s", self.adapter.name, error)
             listed = []
@@ -200,8 +198,8 @@ class SharedPoller:
             log.warning("%s cannot be polled, trying again later: %s", self.adapter.name, error)
             return states, failures, _retry_after(error)
         for state in listed:
-            states[wanted[state.provider_batch_id][1].id] = state
-        missing = [pair for pair in wanted.values() if pair[1].id not in states]
+            states[wanted[state.provider_batch_id].id] = state
+        missing = [part for part in waiting if part.id not in states]
         at_least = await self._ask_singly(missing, states, failures)
         return states, failures, at_least
 
@@ -217,24 +215,24 @@ class SharedPoller:
         return found
 
     async def _ask_singly(
-        self, parts: Sequence[tuple[str, Part]], states: dict[int, PartState], failures: dict[str, Exception]
+        self, parts: Sequence[WaitingPart], states: dict[int, PartState], failures: dict[str, Exception]
     ) -> float:
         at_least = 0.0
         gate = asyncio.Semaphore(MAX_CONCURRENCY)
 
-        async def ask(batch_id: str, part: Part) -> None:
+        async def ask(part: WaitingPart) -> None:
             nonlocal at_least
             async with gate:
                 try:
-                    response = await self.transport.send(self.adapter.get_request(part.provider_batch_id or ""))
+                    response = await self.transport.send(self.adapter.get_request(part.provider_batch_id))
                     states[part.id] = self.adapter.parse_part(response.content)
                 except (AuthenticationError, BatchNotFoundError) as error:
-                    failures[batch_id] = error
+                    failures[part.batch_id] = error
                 except ProviderError as error:
-                    log.warning("Part %s of batch %s cannot be polled: %s", part.number, batch_id, error)
+                    log.warning("Part %s of batch %s cannot be polled: %s", part.number, part.batch_id, error)
                     at_least = max(at_least, _retry_after(error))
 
-        await asyncio.gather(*(ask(batch_id, part) for batch_id, part in parts))
+        await asyncio.gather(*(ask(part) for part in parts))
         return at_least
 
 

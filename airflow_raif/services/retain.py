@@ -10,7 +10,7 @@ from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.errors import BatchNotFoundError, InvalidBatchError, ProviderError, RejectedError
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.spool.files import Folder
-from airflow_raif.store import BatchMissingError, Store
+from airflow_raif.store import BatchMissingError, Store, WaitingPart
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 _GONE_STATUSES = frozenset((403, 404, 410))
 
 
-def results_vanish_at(adapter: Adapter | type[Adapter], part: Part) -> datetime | None:
+def results_vanish_at(adapter: Adapter | type[Adapter], part: Part | WaitingPart) -> datetime | None:
     """Return when the provider may delete a part's results; ``None``: nothing was sent, or no such end is known."""
     sent_at = part.intent_at or part.submitted_at
     if sent_at is None or adapter.results_kept is None:
@@ -26,13 +26,13 @@ def results_vanish_at(adapter: Adapter | type[Adapter], part: Part) -> datetime 
     return sent_at + adapter.results_kept
 
 
-def may_be_gone(runtime: Runtime, part: Part) -> bool:
+def may_be_gone(runtime: Runtime, part: Part | WaitingPart) -> bool:
     """Whether a part is so old that the provider need not keep its results any more."""
     vanish_at = results_vanish_at(runtime.adapter, part)
     return vanish_at is not None and runtime.clock() > vanish_at
 
 
-def is_gone(runtime: Runtime, part: Part, error: ProviderError) -> bool:
+def is_gone(runtime: Runtime, part: Part | WaitingPart, error: ProviderError) -> bool:
     """Whether an error means that the provider does not keep a part any more.
 
     Before its time is up that is never so: a connection to another account knows none of our batches either.

@@ -9,6 +9,7 @@ from airflow_raif.store.records import (
     NewBatch,
     NewPart,
     Repeat,
+    WaitingPart,
 )
 from airflow_raif.store.store import Store
 
@@ -22,4 +23,5 @@ __all__ = [
     "NewPart",
     "Repeat",
     "Store",
+    "WaitingPart",
 ]

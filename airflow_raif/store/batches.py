@@ -12,7 +12,8 @@ from airflow_raif.domain.batch import Batch, Claim, Part
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.store import entries
-from airflow_raif.store.records import BatchMissingError, NewBatch, batch_of, part_of
+from airflow_raif.store.records import BatchMissingError, NewBatch, batch_of, chunks, part_of
+from airflow_raif.store.tables import among
 from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import entry as entry_table
 from airflow_raif.store.tables import part as part_table
@@ -108,6 +109,8 @@ def mark_applied(connection: Connection, batch: Batch, result_uri: str, at: date
 
 def statuses(connection: Connection, batch_ids: Sequence[str]) -> dict[str, BatchStatus]:
     """Return the status of each batch."""
-    columns = batch_table.c
-    rows = connection.execute(select(columns.batch_id, columns.status).where(columns.batch_id.in_(batch_ids)))
-    return {row.batch_id: BatchStatus(row.status) for row in rows}
+    columns, found = batch_table.c, dict[str, BatchStatus]()
+    for chunk in chunks(batch_ids):
+        statement = select(columns.batch_id, columns.status).where(among(columns.batch_id, chunk))
+        found |= {batch_id: BatchStatus(status) for batch_id, status in connection.execute(statement)}
+    return found

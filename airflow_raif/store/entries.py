@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from airflow_raif.domain.batch import EntryOutcome
 from airflow_raif.domain.errors import DuplicateCustomIdError
 from airflow_raif.domain.status import EntryStatus
-from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow, Repeat, kept_text
+from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow, Repeat, chunks, kept_text
 from airflow_raif.store.tables import entry, part
 
 #: An entry's (index, custom_id, part number, offset and length of its request in the part's file).
@@ -70,10 +70,10 @@ def find_duplicate(
     """Tell which row's custom_id is in the batch already, after an insert was refused."""
     positions = {custom_id: index for index, custom_id, *_ in rows}
     names = list(positions)
-    for start in range(0, len(names), 500):
+    for chunk in chunks(names):
         found = connection.execute(
             select(entry.c.custom_id, entry.c.idx)
-            .where(entry.c.batch_key == batch_key, entry.c.custom_id.in_(names[start : start + 500]))
+            .where(entry.c.batch_key == batch_key, entry.c.custom_id.in_(chunk))
             .limit(1)
         ).first()
         if found is not None:

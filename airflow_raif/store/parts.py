@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from airflow_raif.domain.batch import Batch, Part, PartState
 from airflow_raif.domain.errors import InvalidBatchError
-from airflow_raif.domain.status import BatchStatus, can_move, combine
-from airflow_raif.store.records import NewPart, kept_text, part_of
+from airflow_raif.domain.status import TERMINAL, BatchStatus, can_move, combine
+from airflow_raif.store.records import NewPart, WaitingPart, chunks, kept_text, part_of
+from airflow_raif.store.tables import among
 from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
+
+#: What a provider tells of a part again and again.
+_TOLD_NAMES = ("status", "raw_status", "counts", "refs", "error", "error_code", "expires_at")
+_TOLD = [part_table.c[name] for name in ("id", "batch_key", *_TOLD_NAMES)]
 
 
 def add(connection: Connection, batch_key: int, new: NewPart) -> Part:
@@ -51,7 +57,8 @@ def reopen(connection: Connection, batch: Batch) -> bool:
 def submitted(connection: Connection, part_id: int, state: PartState, at: datetime) -> None:
     """Write a part's id at the provider, once, and what it said along with it."""
     status = state.status if state.status is not BatchStatus.PENDING else BatchStatus.SUBMITTED
-    values = _said(state, at) | {
+    values = _said(state) | {
+        "polled_at": at,
         "provider_batch_id": state.provider_batch_id,
         "status": status.value,
         "submitted_at": at,
@@ -74,31 +81,72 @@ def submitted(connection: Connection, part_id: int, state: PartState, at: dateti
     _update_batches(connection, {key}, at)
 
 
+def waiting(connection: Connection, batch_ids: Sequence[str]) -> list[WaitingPart]:
+    """Return the parts that run at the provider."""
+    columns = part_table.c
+    found: list[WaitingPart] = []
+    for chunk in chunks(batch_ids):
+        statement = (
+            select(
+                batch_table.c.batch_id,
+                columns.id,
+                columns.number,
+                columns.provider_batch_id,
+                columns.intent_at,
+                columns.submitted_at,
+            )
+            .join(part_table, columns.batch_key == batch_table.c.id)
+            .where(
+                among(batch_table.c.batch_id, chunk),
+                columns.provider_batch_id.is_not(None),
+                columns.status.not_in([status.value for status in TERMINAL]),
+            )
+            .order_by(columns.id)
+        )
+        found += (WaitingPart(*row) for row in connection.execute(statement))
+    return found
+
+
 def record_states(connection: Connection, states: Mapping[int, PartState], at: datetime) -> list[str]:
-    """Write the states of parts that are not terminal; return the batches that are terminal now."""
-    rows = connection.execute(
-        select(part_table.c.id, part_table.c.batch_key, part_table.c.status)
-        .where(part_table.c.id.in_(states))
-        .order_by(part_table.c.id)
-        .with_for_update()
-    ).all()
-    for row in rows:
-        state = states[row.id]
-        current = BatchStatus(row.status)
-        if current.is_terminal:
-            continue
-        values = _said(state, at)
-        if can_move(current, state.status):
-            values["status"] = state.status.value
-            if state.status.is_terminal:
-                values["ended_at"] = at
-        connection.execute(update(part_table).where(part_table.c.id == row.id).values(**values))
-    return _update_batches(connection, {row.batch_key for row in rows}, at)
+    """Write the states of parts that are not terminal; return the batches that are terminal now.
+
+    Only what changed is written. Rows are locked in one order everywhere, so that two writers do not block each other.
+    """
+    moved: set[int] = set()
+    over: set[int] = set()
+    for ids in chunks(sorted(states)):
+        #: By the names of what changed, so that each group is one prepared statement.
+        changed: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+        statement = select(*_TOLD).where(among(part_table.c.id, ids)).order_by(part_table.c.id).with_for_update()
+        for part_id, batch_key, *values in connection.execute(statement):
+            known = dict(zip(_TOLD_NAMES, values, strict=True))
+            status = BatchStatus(known["status"])
+            if not status.is_terminal:
+                news = _news(status, known, states[part_id])
+                if "status" in news:
+                    moved.add(batch_key)
+                    status = BatchStatus(news["status"])
+                    news["ended_at"] = at if status.is_terminal else None
+                changed[tuple(news)].append({"key": part_id, "polled_at": at, **news})
+            if status.is_terminal:
+                over.add(batch_key)
+        for rows in changed.values():
+            connection.execute(update(part_table).where(part_table.c.id == bindparam("key")), rows)
+    _update_batches(connection, moved, at)
+    return _terminal(connection, over)
 
 
-def _said(state: PartState, at: datetime) -> dict[str, Any]:
+def _news(current: BatchStatus, known: Mapping[str, Any], state: PartState) -> dict[str, Any]:
+    """Return what a state says that is not known; a status only if it is ahead."""
+    said = _said(state)
+    if can_move(current, state.status):
+        said["status"] = state.status.value
+    return {name: value for name, value in said.items() if value != known[name]}
+
+
+def _said(state: PartState) -> dict[str, Any]:
     """Return what a state says; what it is silent about stays as it is."""
-    values: dict[str, Any] = {"raw_status": state.raw_status, "polled_at": at}
+    values: dict[str, Any] = {"raw_status": kept_text(state.raw_status, 100)}
     if state.counts is not None:
         values["counts"] = msgspec.to_builtins(state.counts)
     if state.refs:
@@ -106,25 +154,37 @@ def _said(state: PartState, at: datetime) -> dict[str, Any]:
     if state.error:
         values["error"] = kept_text(state.error)
     if state.error_code:
-        values["error_code"] = state.error_code[:100]
+        values["error_code"] = kept_text(state.error_code, 100)
     if state.expires_at is not None:
         values["expires_at"] = state.expires_at
     return values
 
 
-def _update_batches(connection: Connection, keys: set[Any], at: datetime) -> list[str]:
-    rows = connection.execute(
-        select(part_table.c.batch_key, part_table.c.status, part_table.c.error).where(part_table.c.batch_key.in_(keys))
-    ).all()
-    terminal: list[str] = []
-    for key in keys:
-        mine = [row for row in rows if row.batch_key == key]
-        status = combine(BatchStatus(row.status) for row in mine)
-        values: dict[str, Any] = {"status": status.value}
-        if status.is_terminal:
-            values |= {"ended_at": at, "error": next((row.error for row in mine if row.error), None)}
-        where = (batch_table.c.id == key, batch_table.c.ended_at.is_(None))
-        connection.execute(update(batch_table).where(*where).values(**values))
-        if status.is_terminal:
-            terminal += connection.scalars(select(batch_table.c.batch_id).where(batch_table.c.id == key))
-    return terminal
+def _update_batches(connection: Connection, keys: Collection[Any], at: datetime) -> None:
+    """Write what follows for batches whose parts' statuses changed."""
+    columns = part_table.c
+    for chunk in chunks(sorted(keys)):
+        parts: dict[int, list[Any]] = {key: [] for key in chunk}
+        statement = select(columns.batch_key, columns.status, columns.error).where(among(columns.batch_key, chunk))
+        for row in connection.execute(statement.order_by(columns.number)):
+            parts[row.batch_key].append(row)
+        running: list[dict[str, Any]] = []
+        over: list[dict[str, Any]] = []
+        for key, rows in parts.items():
+            status = combine(BatchStatus(row.status) for row in rows)
+            if status.is_terminal:
+                error = next((row.error for row in rows if row.error), None)
+                over.append({"key": key, "status": status.value, "ended_at": at, "error": error})
+            else:
+                running.append({"key": key, "status": status.value})
+        for values in filter(None, (running, over)):
+            where = (batch_table.c.id == bindparam("key"), batch_table.c.ended_at.is_(None))
+            connection.execute(update(batch_table).where(*where), values)
+
+
+def _terminal(connection: Connection, keys: Collection[int]) -> list[str]:
+    columns, found = batch_table.c, list[str]()
+    for chunk in chunks(sorted(keys)):
+        where = (among(columns.id, chunk), columns.status.in_([status.value for status in TERMINAL]))
+        found += connection.scalars(select(columns.batch_id).where(*where).order_by(columns.id))
+    return found

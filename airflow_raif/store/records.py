@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import RowMapping
@@ -14,18 +15,28 @@ from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost, Usage
 
+T = TypeVar("T")
 USAGE_COLUMNS = Usage.__struct_fields__
 
 
 MAX_ERROR_LENGTH = 500
 
 
-def kept_text(text: str | None) -> str | None:
+#: Values in one statement's ``IN``.
+CHUNK = 500
+
+
+def kept_text(text: str | None, length: int = MAX_ERROR_LENGTH) -> str | None:
     """Return a provider's or a model's text as the tables hold it: of bounded length, and without NUL.
 
     PostgreSQL's text cannot hold that character.
     """
-    return text[:MAX_ERROR_LENGTH].replace("\0", "") if text else None
+    return text[:length].replace("\0", "") if text else None
+
+
+def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut values into as many as one statement takes well."""
+    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
 
 
 class ClaimTakenError(StoreError):
@@ -66,6 +77,18 @@ class NewPart(msgspec.Struct, kw_only=True, frozen=True):
     request_count: int
     request_bytes: int
     is_synchronous: bool = False
+
+
+class WaitingPart(msgspec.Struct, frozen=True, gc=False):
+    """A part that runs at the provider, as far as a poll needs it."""
+
+    batch_id: str
+    id: int
+    number: int
+    provider_batch_id: str
+    #: Its create was sent after this.
+    intent_at: datetime | None
+    submitted_at: datetime | None
 
 
 class Repeat(msgspec.Struct, frozen=True, gc=False):

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, Claim, EntryOutcome, Part, PartState
 from airflow_raif.domain.errors import InvalidBatchError
-from airflow_raif.domain.status import TERMINAL, BatchStatus
+from airflow_raif.domain.status import BatchStatus
 from airflow_raif.store import batches, browse, entries, parts, sweeps
 from airflow_raif.store.engine import make_engine, parse_url, store_errors, waiting
 from airflow_raif.store.migrate import check_revision, upgrade_engine
@@ -24,8 +24,8 @@ from airflow_raif.store.records import (
     NewBatch,
     NewPart,
     Repeat,
+    WaitingPart,
     kept_text,
-    part_of,
 )
 from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
@@ -286,20 +286,10 @@ class Store:
         with self._transaction() as connection:
             return parts.record_states(connection, states, at)
 
-    def waiting_parts(self, batch_ids: Sequence[str]) -> list[tuple[str, Part]]:
-        """Return the parts that run at the provider, each with its batch id."""
-        statement = (
-            select(batch_table.c.batch_id, part_table)
-            .join(part_table, part_table.c.batch_key == batch_table.c.id)
-            .where(
-                batch_table.c.batch_id.in_(batch_ids),
-                part_table.c.provider_batch_id.is_not(None),
-                part_table.c.status.not_in([status.value for status in TERMINAL]),
-            )
-            .order_by(part_table.c.id)
-        )
+    def waiting_parts(self, batch_ids: Sequence[str]) -> list[WaitingPart]:
+        """Return the parts of these batches that run at the provider."""
         with self._transaction() as connection:
-            return [(row["batch_id"], part_of(row)) for row in connection.execute(statement).mappings()]
+            return parts.waiting(connection, batch_ids)
 
     def known_provider_ids(self, provider_batch_ids: Collection[str]) -> set[str]:
         """Return those of the ids that a part has already."""

@@ -153,7 +153,9 @@ def test_submission_is_recorded(store):
     store.clear_intent(first.id, NOW)
     assert store.get_batch("b1").parts[0].intent_at == NOW
     assert store.known_provider_ids(["p1", "p2"]) == {"p1"}
-    assert [part.id for _, part in store.waiting_parts(["b1"])] == [first.id]
+    (waiting,) = store.waiting_parts(["b1"])
+    assert (waiting.batch_id, waiting.id, waiting.number) == ("b1", first.id, 0)
+    assert (waiting.provider_batch_id, waiting.intent_at) == ("p1", NOW)
     store.record_intent(second.id, NOW)
     store.clear_intent(second.id, NOW)
     assert store.get_batch("b1").parts[1].intent_at is None
@@ -197,6 +199,89 @@ def test_statuses_only_move_forward(store):
     assert (found.error, found.ended_at) == ("no quota", NOW)
     assert store.statuses(["b1", "nope"]) == {"b1": found.status}
     assert store.waiting_parts(["b1"]) == []
+
+
+def running(store, count, parts=1):
+    """Batches that run at the provider, and their parts by the provider's id."""
+    found = {}
+    for number in range(count):
+        for part in new_batch(store, f"b{number}", claim=None, parts=parts, per_part=1).parts:
+            name = f"p{number}-{part.number}"
+            store.record_submitted(part.id, state(provider_batch_id=name), NOW)
+            found[name] = part.id
+    return found
+
+
+def test_progress_of_many_is_noted_at_once(store, monkeypatch):
+    """More states than one statement takes are written together, each to its own part; the ended batches are told."""
+    monkeypatch.setattr("airflow_raif.store.records.CHUNK", 4)
+    ids = running(store, 11, parts=2)
+    later = NOW + timedelta(minutes=1)
+    said = {
+        part_id: state(
+            BatchStatus.ENDED if number % 3 == 0 else BatchStatus.IN_PROGRESS, name, counts=Counts(1, number, 0)
+        )
+        for number, (name, part_id) in enumerate(ids.items())
+    }
+    said |= {part_id: state(BatchStatus.ENDED, name) for name, part_id in ids.items() if name.startswith("p5-")}
+    assert store.record_states(said, later) == ["b5"]
+    for number, (name, part_id) in enumerate(ids.items()):
+        batch = store.get_batch(f"b{number // 2}")
+        part = batch.parts[number % 2]
+        assert (part.id, part.provider_batch_id, part.polled_at) == (part_id, name, later)
+        assert (part.status, part.counts) == (said[part_id].status, said[part_id].counts)
+        assert batch.status is (BatchStatus.ENDED if batch.batch_id == "b5" else BatchStatus.IN_PROGRESS)
+    names = [f"b{number}" for number in range(11)]
+    assert set(store.statuses([*names, "nope"])) == set(names)
+    waiting = {part.id for part in store.waiting_parts(names)}
+    assert waiting == {part_id for part_id, told in said.items() if told.status is BatchStatus.IN_PROGRESS}
+
+
+def test_a_state_that_is_silent_takes_nothing_away(store):
+    """What a later state does not mention stays; the time of the last look moves on although nothing changed."""
+    (part_id,) = running(store, 1).values()
+    expires = NOW + timedelta(days=1)
+    told = state(counts=Counts(3, 1, 0), refs={"input_file_id": "f"}, error="slow", error_code="c", expires_at=expires)
+    store.record_states({part_id: told}, NOW)
+    for minutes in (1, 2):
+        store.record_states({part_id: state()}, NOW + timedelta(minutes=minutes))
+    (part,) = store.get_batch("b0").parts
+    assert (part.counts, part.refs, part.expires_at) == (Counts(3, 1, 0), {"input_file_id": "f"}, expires)
+    assert (part.error, part.error_code) == ("slow", "c")
+    assert part.polled_at == NOW + timedelta(minutes=2)
+
+
+def test_a_batch_that_another_process_saw_end_is_told_again(store):
+    """Whoever comes second with an end learns that the batch is over, and changes nothing of it."""
+    (part_id,) = running(store, 1).values()
+    store.record_states({part_id: state(BatchStatus.ENDED, counts=Counts(1, 1, 0))}, NOW)
+    later = NOW + timedelta(hours=1)
+    assert store.record_states({part_id: state(BatchStatus.CANCELED, counts=Counts(1, 0, 0))}, later) == ["b0"]
+    batch = store.get_batch("b0")
+    assert (batch.status, batch.ended_at) == (BatchStatus.ENDED, NOW)
+    assert (batch.parts[0].counts, batch.parts[0].polled_at) == (Counts(1, 1, 0), NOW)
+
+
+def test_odd_words_of_a_provider_fit(store):
+    """A status word or an error code of any length, or with a NUL, does not stop what else is written with it."""
+    odd, good = running(store, 2).values()
+    word = "\0status" * 100
+    said = PartState(
+        provider_batch_id="p0-0", status=BatchStatus.IN_PROGRESS, raw_status=word, error_code=word, error=word
+    )
+    store.record_states({odd: said, good: state(provider_batch_id="p1-0", counts=Counts(1, 1, 0))}, NOW)
+    assert store.get_batch("b0").parts[0].raw_status.startswith("statusstatus")
+    assert store.get_batch("b1").parts[0].counts == Counts(1, 1, 0)
+
+
+def test_two_who_write_the_same_parts_do_not_block_each_other(store):
+    """A triggerer and a sweep that note the same states at once both come through."""
+    ids = list(running(store, 40).items())
+    said = {part_id: state(provider_batch_id=name, counts=Counts(1, 0, 0)) for name, part_id in ids}
+    backwards = dict(reversed(said.items()))
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(store.record_states, each, NOW) for each in (said, backwards) * 10]
+        assert [each.result() for each in done] == [[]] * 20
 
 
 def test_outcomes_are_written_once(store):
