@@ -18,7 +18,7 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["service"],
             }
         ],
-        "operators": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.operators.batch"]}],
+        "operators": [{"integration-name": "LLM batch inference", "python-modules": _OPERATORS}],
         "sensors": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.sensors.batch"]}],
         "hooks": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.hooks.batch"]}],
         "triggers": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.triggers.batch"]}],
@@ -31,6 +31,9 @@ def get_provider_info() -> dict[str, Any]:
         "cli": ["airflow_raif.cli.get_commands"],
         "db-managers": ["airflow_raif.hooks.db_manager.RaifDBManager"],
     }
+
+
+_OPERATORS = ["airflow_raif.operators.batch", "airflow_raif.operators.maintenance"]
 
 
 def _field(label: str, description: str, **schema: Any) -> dict[str, Any]:

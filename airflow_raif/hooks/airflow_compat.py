@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from airflow.configuration import AIRFLOW_HOME
-from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 
-__all__ = ["AIRFLOW_HOME", "AirflowNotFoundException", "aask_database", "ask_database", "task_is_finished"]
+from airflow_raif.domain.batch import Claim
+
+__all__ = [
+    "AIRFLOW_HOME",
+    "AirflowNotFoundException",
+    "aask_database",
+    "ask_database",
+    "task_is_finished",
+    "task_state",
+]
+
+log = logging.getLogger(__name__)
 
 #: States of a task instance that a user or a run gave an end to.
 _FINISHED = frozenset(("failed", "success", "skipped", "removed", "upstream_failed"))
@@ -33,9 +46,30 @@ async def task_is_finished(task_instance: Any) -> bool:
     )
     if not isinstance(answer, TaskStatesResult):
         return False
-    states = answer.task_states.get(task_instance.run_id, {})
-    key = task_instance.task_id if map_index < 0 else f"{task_instance.task_id}_{map_index}"
-    return str(states.get(key)) in _FINISHED
+    claim = Claim(task_instance.dag_id, task_instance.run_id, task_instance.task_id, map_index)
+    return _state_of(claim, answer.task_states) in _FINISHED
+
+
+def task_state(task_instance: Any, claim: Claim) -> str | None:
+    """Return the state of a task instance, asked for by a running one; ``None``: Airflow cannot tell."""
+    try:
+        states = task_instance.get_task_states(
+            dag_id=claim.dag_id,
+            task_ids=[claim.task_id],
+            run_ids=[claim.run_id],
+            map_index=claim.map_index if claim.map_index >= 0 else None,
+        )
+    except AirflowRuntimeError as error:
+        log.warning("The state of %s cannot be told: %s", claim, error)
+        return None
+    return _state_of(claim, states)
+
+
+def _state_of(claim: Claim, states: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Read a state from Airflow's answer, by run and task; a mapped task's name ends with its index there."""
+    name = claim.task_id if claim.map_index < 0 else f"{claim.task_id}_{claim.map_index}"
+    state = states.get(claim.run_id, {}).get(name)
+    return None if state is None else str(state)
 
 
 def ask_database() -> None:

@@ -18,6 +18,7 @@ from airflow_raif.domain.errors import (
     ConfigurationError,
     ProviderError,
     RaifError,
+    StoreError,
     StoreUnavailableError,
     TransientProviderError,
 )
@@ -168,10 +169,7 @@ class _Sweep:
             return
         tally = self.store.count_entries(after)
         counts = f"{tally.completed} completed, {tally.failed} failed, {tally.pending} to come"
-        line = (
-            f"{_name(after)}: results fetched ({after.status}): {counts}; its task applies them; clear it if it is over"
-        )
-        self.report.tell("fetched", line)
+        self.report.tell("fetched", f"{_name(after)}: results fetched ({after.status}): {counts}; {_next_step(after)}")
 
     def _delete_files(self, batch: Batch, runtime: Runtime) -> None:
         if count := delete_provider_files(runtime, batch.batch_id):
@@ -201,7 +199,9 @@ class _Sweep:
         with ExitStack() as stack:
             try:
                 runtime = stack.enter_context(self.open_runtime(steps[0][0]))
-            except ConfigurationError as error:
+            except StoreError:
+                raise
+            except RaifError as error:
                 self._skip(steps, error)
                 return 0
             for number, (batch, act) in enumerate(steps, 1):
@@ -270,6 +270,13 @@ def _name(batch: Batch) -> str:
     claim = batch.claim
     index = f"[{claim.map_index}]" if claim.map_index >= 0 else ""
     return f"batch {batch.batch_id} of {claim.dag_id}.{claim.task_id}{index} in {claim.run_id}"
+
+
+def _next_step(batch: Batch) -> str:
+    """Say how fetched results come to be applied; a task whose batch was canceled makes a new one once cleared."""
+    if batch.claim is None or batch.claim_released_at is not None or batch.status is BatchStatus.CANCELED:
+        return "BatchHook.apply_batch_results writes them"
+    return "its task applies them; clear it if it is over"
 
 
 def _minute(at: datetime) -> str:

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+from datetime import timedelta
 
 import pytest
 
+from airflow_raif.domain.batch import Claim
 from airflow_raif.emulator.settings import Progress
-from tests.support import read_rows
+from airflow_raif.hooks.runtime import open_runtime
+from airflow_raif.services.runtime import utc_now
+from airflow_raif.services.start import start_batch
+from tests.support import defaults_of, read_rows
 
 
 @pytest.fixture
 def run_dag(migrated, repository, emulator_of, connections):
-    def run(name, conf=None, **settings):
-        emulator = emulator_of(progress=Progress.parse("polls:2"), **settings)
+    def run(name, conf=None, before=lambda: None, progress="polls:2"):
+        emulator = emulator_of(progress=Progress.parse(progress))
         connections(emulator)
-        spec = importlib.util.spec_from_file_location(name, repository / "dags" / "examples" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        dag = module.dag
+        before()
+        dag = load(repository / "dags" / "examples", name).dag
         return dag.test(run_conf=conf), emulator
 
     return run
+
+
+def load(folder, name):
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def output_of(run, task_id, map_index=-1):
@@ -84,3 +95,55 @@ def test_cancel(run_dag):
     assert run.state == "success"
     assert output_of(run, "wait")["status"] == "canceled"
     assert emulator.state.requests["gemini.batches.cancel"] == 1
+
+
+def leave_behind(claim):
+    """A batch that a task submitted three hours ago and nobody waits for."""
+    with open_runtime("openai_default") as runtime:
+        past = dataclasses.replace(runtime, clock=lambda: utc_now() - timedelta(hours=3))
+        return start_batch(past, lambda: ["a", "b"], defaults=defaults_of("openai"), claim=claim)
+
+
+def test_maintenance(run_dag):
+    """The hourly pass fetches what a dead task left; the report is what the task returns."""
+    left = []
+    claim = Claim("gone", "run", "task")
+    run, _ = run_dag("maintenance", before=lambda: left.append(leave_behind(claim)), progress="immediate")
+    assert run.state == "success"
+    report = output_of(run, "maintain")
+    assert report["counts"]["fetched"] == 1
+    assert any(left[0].batch_id in line and "2 completed" in line for line in report["done"])
+
+
+OVER = """
+from airflow.sdk import DAG, task
+from airflow_raif.operators.maintenance import maintenance_dag
+
+with DAG("over", schedule=None) as over:
+
+    @task
+    def ends(is_fine):
+        assert is_fine
+
+    ends.expand(is_fine=[True, False])
+
+cancels = maintenance_dag("cancels", schedule=None, cancel_abandoned=True)
+"""
+
+
+def test_maintenance_asks_airflow_for_the_state_of_tasks(migrated, emulator_of, connections, monkeypatch, tmp_path):
+    """A task that failed leaves a batch behind, which is canceled by option; one that succeeded keeps its own."""
+    (tmp_path / "over.py").write_text(OVER)
+    monkeypatch.setattr("airflow.settings.DAGS_FOLDER", str(tmp_path))
+    module = load(tmp_path, "over")
+    run = module.over.test()
+    emulator = emulator_of(progress=Progress.parse("polls:1000"))
+    connections(emulator)
+    batches = [leave_behind(Claim("over", run.run_id, "ends", map_index)) for map_index in range(2)]
+    done = module.cancels.test()
+    assert (run.state, done.state) == ("failed", "success")
+    lines = output_of(done, "maintain")["done"]
+    kept, canceled = ([line for line in lines if batch.batch_id in line] for batch in batches)
+    assert [line.endswith("nobody waited for it; it is in_progress") for line in kept] == [True]
+    assert "its task is failed; it was told to stop" in canceled[0]
+    assert emulator.state.requests["openai.batches.cancel"] == 1

@@ -22,6 +22,7 @@ from airflow.sdk import DAG, BaseOperator, BaseSensorOperator, ObjectStoragePath
 import airflow.triggers.base
 before = set(sys.modules)
 import airflow_raif.operators.batch, airflow_raif.sensors.batch, airflow_raif.hooks.batch, airflow_raif.triggers.batch
+import airflow_raif.operators.maintenance
 import json
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
