@@ -159,10 +159,16 @@ class HttpTransport(_Common):
     def stream(self, request: Request) -> Iterator[Iterator[bytes]]:
         """Open an answer and yield its body in blocks.
 
-        :raises UnavailableError: also while reading, if the connection is lost.
+        :raises UnavailableError: also while reading, if the connection is lost; and if its loss could not be noticed.
         """
         response: httpx.Response = self._retrying(lambda: self._open(request))
         try:
+            if not response.headers.keys() & {"content-length", "transfer-encoding"}:
+                raise UnavailableError(
+                    f"{self._adapter.name} or a gateway before it does not say where its answer to {request.method}"
+                    f" {_path(request)} ends (no Content-Length, not chunked), so it may be cut off; nothing was read",
+                    provider=self._adapter.name,
+                )
             yield self._blocks(response, request)
         finally:
             response.close()

@@ -19,34 +19,49 @@ RowT = TypeVar("RowT", bound=msgspec.Struct)
 AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
 #: What may stand around a line: Windows' line end, and the byte order mark that some tools put before a file.
 _AROUND = b"\r \t\xef\xbb\xbf"
-#: More tokens than any row has; a table's column holds it.
-_MOST_TOKENS = 1 << 53
+#: More tokens than any row has; a larger number is something else. The tables hold the price of many such rows.
+_MOST_TOKENS = 1 << 27
 _ABSENT = object()
+#: No row that a provider documents is longer: 2,048 vectors of 3,072 numbers have some 140 MB.
+MAX_LINE_BYTES = 256 << 20
+_HEAD_BYTES = 64 << 10
+#: Mending takes several times a line's memory.
+_MOST_MENDED_BYTES = 64 << 20
+#: Code of the error of a row whose id is known but that is no JSON, as if it was cut off.
+UNREADABLE = "unreadable"
 
 
 def split_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """Yield (byte offset, line) of every line that is not blank, without its line end.
 
     Only ``\\n`` ends a line: U+2028, U+0085 and the like are legal inside a JSON string. A torn last line is
-    yielded as it is. Memory is bounded by a block and the longest line.
+    yielded as it is, and of one longer than :data:`MAX_LINE_BYTES` the beginning. Memory is bounded by that.
     """
-    offset = 0
-    torn: list[bytes] = []
+    offset = size = 0
+    begun: list[bytes] = []
     for block in blocks:
         lines = block.split(b"\n")
-        if len(lines) == 1:
-            torn.append(block)
-            continue
-        if torn:
-            torn.append(lines[0])
-            lines[0] = b"".join(torn)
-        torn = [lines.pop()]
+        if begun:
+            begun.append(lines[0])
+            size += len(lines[0])
+            if size > MAX_LINE_BYTES:
+                begun = [b"".join(begun)[:_HEAD_BYTES]]
+            if len(lines) == 1:
+                continue
+            yield from _stripped(offset, b"".join(begun))
+            offset += size + 1
+            del lines[0]
+        begun = [lines.pop()]
+        size = len(begun[0])
         for line in lines:
             length = len(line) + 1
             if stripped := line.strip(_AROUND):
                 yield offset + (0 if line[0] == stripped[0] else line.index(stripped)), stripped
             offset += length
-    line = b"".join(torn)
+    yield from _stripped(offset, b"".join(begun))
+
+
+def _stripped(offset: int, line: bytes) -> Iterator[tuple[int, bytes]]:
     if stripped := line.strip(_AROUND):
         yield offset + line.index(stripped), stripped
 
@@ -59,7 +74,7 @@ class _Id(msgspec.Struct):
     metadata: _Id | None = None
 
 
-#: The id of a row that is nested too deeply to be decoded; ours need no escaping.
+#: The id of a row that cannot be decoded; ours need no escaping.
 _find_id = re.compile(rb'"(?:custom_id|key)"\s*:\s*"([\w-]+)"').search
 
 
@@ -80,25 +95,28 @@ def read_row(read: Callable[[RowT], EntryResult], decoder: msgspec.json.Decoder[
 
 def _read_odd(read: Callable[[RowT], EntryResult], kind: type[RowT], raw: bytes, error: Exception) -> EntryResult:
     message = f"a result row cannot be read: {error}"
-    wire_id = None
     try:
         whole = _mended(raw)
+    except (ValueError, RecursionError):
+        found = _find_id(raw)
+        return _unread(found and found.group(1).decode(), EntryError(message, UNREADABLE), error)
+    wire_id = None
+    try:
         wire_id = _id_of(_convert(whole, _Id))
         result = read(_convert(whole, kind))
-    except RecursionError:
-        found = _find_id(raw)
-        wire_id = found.group(1).decode() if found is not None else None
-    except (ValueError, MalformedResponseError):
-        pass
-    else:
-        if result.error is None or result.reason is not FailureReason.INVALID_OUTPUT:
-            return result
-        return msgspec.structs.replace(result, error=EntryError(f"{result.error.message}; {message}"))
+    except (ValueError, RecursionError, MalformedResponseError):
+        return _unread(wire_id, EntryError(message), error)
+    if result.error is None or result.reason is not FailureReason.INVALID_OUTPUT:
+        return result
+    return msgspec.structs.replace(result, error=EntryError(f"{result.error.message}; {message}"))
+
+
+def _unread(wire_id: str | None, entry_error: EntryError, error: Exception) -> EntryResult:
     if wire_id is None:
-        raise MalformedResponseError(message) from error
+        raise MalformedResponseError(entry_error.message) from error
     # Not missing: the entry was answered and perhaps billed, and its row is in the spool.
     return EntryResult(
-        wire_id=wire_id, status=EntryStatus.FAILED, reason=FailureReason.INVALID_OUTPUT, error=EntryError(message)
+        wire_id=wire_id, status=EntryStatus.FAILED, reason=FailureReason.INVALID_OUTPUT, error=entry_error
     )
 
 
@@ -108,6 +126,8 @@ def _id_of(named: _Id) -> str | None:
 
 def _mended(raw: bytes) -> Any:
     """Decode JSON with what is not of it: broken UTF-8 and half surrogate pairs are "?", NaN and infinity are null."""
+    if len(raw) > _MOST_MENDED_BYTES:
+        raise ValueError("too long to be mended")
     text = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False)
     return json.loads(text.encode("utf-8", "replace"), parse_constant=lambda _: None)
 

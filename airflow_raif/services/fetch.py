@@ -6,26 +6,26 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 from airflow_raif.adapters.jsonl import split_lines
-from airflow_raif.domain.batch import Batch, EntryOutcome, Part, PartState
+from airflow_raif.domain.batch import Batch, EntryOutcome, Part
 from airflow_raif.domain.errors import (
     BatchNotFoundError,
     InvalidBatchError,
     MalformedResponseError,
     ProviderError,
     RejectedError,
-    UnavailableError,
 )
 from airflow_raif.domain.result import EntryResult
 from airflow_raif.domain.rounds import is_worth_repeating
-from airflow_raif.domain.status import REASON_WITHOUT_RESULT, BatchStatus, EntryStatus, FailureReason
+from airflow_raif.domain.status import REASON_WITHOUT_RESULT, EntryStatus, FailureReason
 from airflow_raif.domain.usage import Cost
 from airflow_raif.domain.wire_id import index_of, wire_prefix
 from airflow_raif.pricing.prices import Pricer
+from airflow_raif.services.download import download_results, is_unreadable
 from airflow_raif.services.output import InvalidOutputError, make_parser
-from airflow_raif.services.retain import is_gone, may_be_gone
+from airflow_raif.services.retain import is_gone
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.spool.files import results_file
 
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 #: Outcomes written to the store in one transaction.
 OUTCOME_CHUNK = 2000
 _NO_COST = Cost()
+_UNREAD = "malformed lines, kept in the spool"
 
 
 def fetch_batch_results(runtime: Runtime, batch_id: str) -> Batch:
@@ -78,7 +79,7 @@ def _fetch_part(runtime: Runtime, batch: Batch, part: Part) -> None:
         with folder.write(name) as file:
             if part.provider_batch_id is not None:
                 try:
-                    _download(runtime, part, file)
+                    download_results(runtime, batch, part, file)
                 except ProviderError as error:
                     if not is_gone(runtime, part, error):
                         raise
@@ -89,43 +90,17 @@ def _fetch_part(runtime: Runtime, batch: Batch, part: Part) -> None:
     reader.flush()
     reason = REASON_WITHOUT_RESULT[part.status]
     message = part.error or f"the provider gave no result for this entry; its part was {part.raw_status}"
-    missing = runtime.store.fail_without_result(
-        batch, part.number, reason.value, message, is_repeatable=is_worth_repeating(reason, part.error_code)
-    )
+    is_repeatable = is_worth_repeating(reason, part.error_code)
+    if reader.oddities[_UNREAD] and is_repeatable:
+        # Any of them may be its answer, or the end of results that were cut off: sent again, it may be paid twice.
+        message += f"; it is not sent again, since {reader.oddities[_UNREAD]} lines of the results cannot be read"
+        is_repeatable = False
+    missing = runtime.store.fail_without_result(batch, part.number, reason.value, message, is_repeatable=is_repeatable)
     runtime.store.mark_part_fetched(batch, part, runtime.clock())
     if missing:
         log.warning("Part %s of batch %s: %s entries %s", part.number, batch.batch_id, missing, reason.value)
     for what, count in reader.oddities.items():
         log.warning("Part %s of batch %s: %s %s", part.number, batch.batch_id, count, what)
-
-
-def _download(runtime: Runtime, part: Part, file: IO[bytes]) -> None:
-    """Write a part's results to a file; a part that ended with answers but names no results is asked about again."""
-    state, is_fresh = _state_of(part), False
-    while not sum(file.write(block) for block in runtime.adapter.result_blocks(runtime.transport, state)):
-        answered = state.counts.completed if state.counts and part.status is BatchStatus.ENDED else 0
-        if not answered or may_be_gone(runtime, part):
-            return
-        if is_fresh:
-            raise UnavailableError(
-                f"{runtime.adapter.name} counts {answered} answers of {part.provider_batch_id} but gives no results"
-                " yet; nothing was written, retry the task later",
-                provider=runtime.adapter.name,
-            )
-        request = runtime.adapter.get_request(state.provider_batch_id)
-        state, is_fresh = runtime.adapter.parse_part(runtime.transport.send(request).content), True
-
-
-def _state_of(part: Part) -> PartState:
-    return PartState(
-        provider_batch_id=part.provider_batch_id or "",
-        status=part.status,
-        raw_status=part.raw_status or "",
-        counts=part.counts,
-        refs=part.refs,
-        error=part.error,
-        error_code=part.error_code,
-    )
 
 
 @dataclass
@@ -150,8 +125,10 @@ class _PartReader:
         try:
             result = self.runtime.adapter.apply_batch_result(line)
         except MalformedResponseError:
-            self.oddities["malformed lines, kept in the spool"] += 1
+            self.oddities[_UNREAD] += 1
             return
+        if result.error is not None and is_unreadable(result):
+            self.oddities[_UNREAD] += 1
         index = index_of(result.wire_id, self._prefix)
         if index is None:
             self.oddities["results with an id that is not of this batch"] += 1

@@ -24,13 +24,17 @@ _INSERT = (
     "INSERT INTO raif_entry (batch_key, idx, custom_id, part_number, request_offset, request_length, status)"
     " VALUES (?, ?, ?, ?, ?, ?, 'pending')"
 )
-_UPDATE = (
+_PAID_REASONS = ("invalid_output", "truncated", "refused")
+_PAID = f"reason IN {_PAID_REASONS}"
+_SET_OUTCOME = (
     "UPDATE raif_entry SET status = ?, reason = ?, error = ?, result_part = ?, result_offset = ?, result_length = ?, "
     + ", ".join(f"{name} = ?" for name in USAGE_COLUMNS)
     + ", batch_cost = ?, standard_cost = ?, cost_is_estimated = ?, is_repeatable = ?"
-    " WHERE batch_key = ? AND idx = ? AND part_number = ? AND status = 'pending'"
+    " WHERE batch_key = ? AND idx = ? AND part_number = ? AND "
 )
-_PAID = "reason IN ('invalid_output', 'truncated', 'refused')"
+_UPDATE = _SET_OUTCOME + "status = 'pending'"
+#: An answer takes the place of a failure of the same part, and one that was paid for of one that was not.
+_UPDATE_WORSE = _SET_OUTCOME + f"status = 'failed' AND ? > CASE WHEN {_PAID} THEN 1 ELSE 0 END"
 _MOVE = (
     "UPDATE raif_entry SET status = 'pending', reason = NULL, error = NULL, is_repeatable = '0',"
     " part_number = ?, request_offset = ?, request_length = ?,"
@@ -91,7 +95,10 @@ def duplicate(custom_id: str, first: int, second: int) -> DuplicateCustomIdError
 
 
 def record(connection: Connection, batch_key: int, outcomes: Sequence[EntryOutcome]) -> int:
-    """Write outcomes of entries that are pending in the part the outcome comes from; return how many were."""
+    """Write outcomes of entries that are pending in the part the outcome comes from; return how many were.
+
+    Of several outcomes of one entry the best one stays, whichever comes first.
+    """
     rows = []
     for each in outcomes:
         usage, cost = each.usage, each.cost
@@ -103,7 +110,16 @@ def record(connection: Connection, batch_key: int, outcomes: Sequence[EntryOutco
             each.status, each.reason, kept_text(each.error), each.part_number, each.offset, each.length, *tokens,
             cost.batch, cost.standard, cost.is_estimated, each.is_repeatable, batch_key, each.index, each.part_number,
         ))  # fmt: skip
-    return _run_many(connection, _UPDATE, rows)
+    written = _run_many(connection, _UPDATE, rows)
+    if written < len(rows):
+        _run_many(connection, _UPDATE_WORSE, [(*row, _worth(each)) for row, each in zip(rows, outcomes, strict=True)])
+    return written
+
+
+def _worth(outcome: EntryOutcome) -> int:
+    if outcome.status == EntryStatus.COMPLETED:
+        return 2
+    return int(outcome.reason in _PAID_REASONS)
 
 
 def fail_pending(

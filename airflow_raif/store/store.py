@@ -325,7 +325,7 @@ class Store:
                 raise entries.find_duplicate(connection, batch.id, rows, cause) from error
 
     def record_outcomes(self, batch: Batch, outcomes: Sequence[EntryOutcome]) -> int:
-        """Write outcomes of entries that have none; return how many were written."""
+        """Write outcomes of entries that have none, or a worse one; return how many had none."""
         with self._transaction() as connection:
             return entries.record(connection, batch.id, outcomes)
 
