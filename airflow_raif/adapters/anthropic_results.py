@@ -136,4 +136,5 @@ def _usage(usage: _Usage) -> Usage | None:
         return None
     read, written = count_of(usage.cache_read_input_tokens) or 0, count_of(usage.cache_creation_input_tokens) or 0
     one_hour = (count_of(usage.cache_creation.ephemeral_1h_input_tokens) or 0) if usage.cache_creation else 0
+    written = max(written, one_hour)
     return Usage((given or 0) + read + written, read, written - one_hour, answered or 0, 0, one_hour)

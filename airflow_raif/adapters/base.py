@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import time
 from abc import ABC, abstractmethod
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
+from urllib.parse import unquote
 
 import msgspec
 
+from airflow_raif.adapters.redaction import Secrets
 from airflow_raif.adapters.text_form import encode_json
 from airflow_raif.domain.batch import PartState
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
@@ -21,15 +26,19 @@ from airflow_raif.domain.result import EntryError, EntryResult
 JSON = {"content-type": "application/json"}
 
 
+#: An address with a user and a password in it.
+_USER = re.compile("([^:/?#]+://)([^/?#]*)@(.*)", re.DOTALL)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConnectionSettings:
-    """What an adapter needs of a connection. Its repr never shows the key."""
+    """What an adapter needs of a connection. Its repr never shows a secret."""
 
     provider: str
     api_key: str = field(repr=False)
-    #: ``None``: the provider's public address.
+    #: ``None``: the provider's public address. A user and password in it are sent as a header.
     base_url: str | None = None
-    #: Extra headers for every call (organization, beta flags).
+    #: Extra headers for every call (organization, beta flags); they stand above the key's own.
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout_seconds: float = 60.0
     #: Overrides of :class:`Limits` fields by name.
@@ -38,6 +47,13 @@ class ConnectionSettings:
     def __post_init__(self) -> None:
         # A key pasted with its line end is common, and h11 quotes a header with one in its error.
         object.__setattr__(self, "api_key", self.api_key.strip())
+        address, headers = self.base_url, {name: value.strip() for name, value in self.headers.items()}
+        if address is not None and (found := _USER.match(address)):
+            # An address is logged and shown; a header is not.
+            scheme, user, rest = found.groups()
+            object.__setattr__(self, "base_url", scheme + rest)
+            headers = {"Authorization": f"Basic {b64encode(unquote(user).encode()).decode()}", **headers}
+        object.__setattr__(self, "headers", headers)
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """A successful answer; failures are raised as :class:`~airflow_raif.domain.errors.ProviderError`."""
+    """A successful answer; failures are raised as :class:`~airflow_raif.domain.errors.ProviderError`.
+
+    If the provider repeats a secret of the connection in the content, it is struck out there.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -163,6 +182,11 @@ class Adapter(ABC):
     def base_url(self) -> str:
         """Where calls go, without a slash at the end."""
         return (self.settings.base_url or self.default_base_url).rstrip("/")
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        """What of the connection is told to nobody but the provider."""
+        return Secrets(self.settings.api_key, self.settings.headers)
 
     @abstractmethod
     def auth_headers(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from airflow_raif.adapters import jsonl
-from airflow_raif.adapters.jsonl import count_of
+from airflow_raif.adapters.jsonl import count_of, usage_of
 from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.result import EntryError, EntryResult, ToolCall
 from airflow_raif.domain.status import EntryStatus, FailureReason
@@ -120,7 +120,7 @@ def read_row(raw: bytes) -> EntryResult:
 
 def _read(row: _Row) -> EntryResult:
     key = row.key or (row.metadata.key if row.metadata else None)
-    if key is None:
+    if not key:
         raise MalformedResponseError("a result row has no key", provider="gemini")
     error = _error_of(row.error)
     if error is None and row.response is None:
@@ -206,15 +206,15 @@ def _generated(key: str, response: _Response) -> EntryResult:
 
 
 def _usage(usage: _Usage) -> Usage | None:
-    """Thoughts are counted beside the candidates' tokens, and billed as output."""
-    given, answered = count_of(usage.prompt_token_count), count_of(usage.candidates_token_count)
-    thoughts, tools = count_of(usage.thoughts_token_count), count_of(usage.tool_use_prompt_token_count)
-    if given is None and answered is None and thoughts is None:
-        return None
-    return Usage(
-        (given or 0) + (tools or 0),
-        count_of(usage.cached_content_token_count) or 0,
-        0,
-        (answered or 0) + (thoughts or 0),
-        thoughts or 0,
+    """Thoughts are counted beside the candidates' tokens, and billed as output; tools' prompts beside the prompt."""
+    thoughts = count_of(usage.thoughts_token_count)
+    return usage_of(
+        _sum(count_of(usage.prompt_token_count), count_of(usage.tool_use_prompt_token_count)),
+        _sum(count_of(usage.candidates_token_count), thoughts),
+        cached=count_of(usage.cached_content_token_count),
+        reasoning=thoughts,
     )
+
+
+def _sum(first: int | None, second: int | None) -> int | None:
+    return None if first is None and second is None else (first or 0) + (second or 0)

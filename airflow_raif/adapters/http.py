@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -42,11 +41,14 @@ class _Common:
 
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
-        self._headers = {**adapter.settings.headers, **adapter.auth_headers()}
+        self._secrets = adapter.secrets
+        self._secrets.keep_from_logs()
         self._origin = _origin(adapter.base_url)
+        extra = {name.lower(): value for name, value in adapter.settings.headers.items()}
+        self._headers = {name.lower(): value for name, value in adapter.auth_headers().items()} | extra
         for name, value in self._headers.items():
             if not (name + value).isascii() or not (name + value).isprintable():
-                what = "an extra header" if name in adapter.settings.headers else "the API key"
+                what = "an extra header" if name in extra else "the API key"
                 raise ConfigurationError(
                     f"{what} of the {adapter.name} connection has a character that no header takes (a line end, a"
                     " dash of a word processor); enter it anew"
@@ -69,32 +71,43 @@ class _Common:
             return self._adapter.base_url + path
         if self._origin is None or _origin(path) != self._origin:
             raise ProviderError(
-                f"{self._adapter.name} sent us to {_host(path)}, which is not the connection's host"
-                f" {_host(self._adapter.base_url)}; the key was not sent there",
+                self._secrets.text(
+                    f"{self._adapter.name} sent us to {_host(path)}, which is not the connection's host"
+                    f" {_host(self._adapter.base_url)}; the key was not sent there"
+                ),
                 provider=self._adapter.name,
             )
         return path
 
-    def _mapped(self, error: httpx.HTTPError | httpx.InvalidURL, request: Request) -> ProviderError:
+    def _answer(self, response: httpx.Response) -> Response:
+        return Response(response.status_code, response.headers, self._secrets.content(response.content))
+
+    def _lost(self, error: httpx.HTTPError | httpx.InvalidURL, request: Request) -> ProviderError:
+        """Map what happened instead of an answer.
+
+        It is raised where the library's error is not being handled, and so is not in the chain that a traceback shows:
+        some of those quote the header or the address.
+        """
         name, host = self._adapter.name, _host(self._adapter.base_url)
         if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
             return ProviderError(f"the base URL of the {name} connection, at {host}, is no address", provider=name)
         never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
         what = "cannot be reached" if never_sent else "did not answer"
-        detail = self._redacted(str(error)) or type(error).__name__
-        mapped = UnavailableError(
-            f"{name} at {host} {what}: {detail} ({request.method} {_path(request)})", provider=name
-        )
+        detail = str(error) or type(error).__name__
+        text = f"{name} at {host} {what}: {detail} ({request.method} {_path(request)})"
+        mapped = UnavailableError(self._secrets.text(text), provider=name)
         mapped.maybe_sent = not never_sent
         return mapped
 
-    def _refused(self, response: httpx.Response, content: bytes, request: Request) -> ProviderError:
+    def _refused(self, response: httpx.Response, request: Request) -> ProviderError:
         """Map an HTTP status and the provider's error body to our errors."""
         name, status = self._adapter.name, response.status_code
-        message, code = _error_body(content)
-        request_id = response.headers.get("x-request-id") or response.headers.get("request-id")
-        text = self._redacted(f"{name} answered {status} to {request.method} {_path(request)}: {message}")
-        details: dict[str, Any] = {"provider": name, "status": status, "code": code, "request_id": request_id}
+        message, code = _error_body(self._secrets.content(response.content))
+        request_id = self._secrets.text(
+            response.headers.get("x-request-id") or response.headers.get("request-id") or ""
+        )
+        text = self._secrets.text(f"{name} answered {status} to {request.method} {_path(request)}: {message}")
+        details: dict[str, Any] = {"provider": name, "status": status, "code": code, "request_id": request_id or None}
         if 300 <= status < 400:
             return ProviderError(f"{text} (a redirect, which is not followed with the key)", **details)
         if status in (401, 403) or code == "API_KEY_INVALID":
@@ -111,14 +124,6 @@ class _Common:
             unavailable.retry_after = retry_after(response.headers)
             return unavailable
         return RejectedError(text, **details)
-
-    def _cause(self, error: Exception) -> Exception | None:
-        """Return the error for the chain that a traceback shows, unless it quotes the key."""
-        return error if self._redacted(str(error)) == str(error) else None
-
-    def _redacted(self, text: str) -> str:
-        key = self._adapter.settings.api_key
-        return text.replace(key, "***") if key else text
 
 
 class HttpTransport(_Common):
@@ -185,12 +190,13 @@ class HttpTransport(_Common):
     def _send_once(self, request: Request) -> Response:
         response = self._open(request)
         try:
-            content = response.read()
+            response.read()
+            return self._answer(response)
         except httpx.HTTPError as error:
-            raise self._mapped(error, request) from self._cause(error)
+            failed = self._lost(error, request)
         finally:
             response.close()
-        return Response(response.status_code, response.headers, content)
+        raise failed
 
     def _open(self, request: Request) -> httpx.Response:
         if self._client is None:
@@ -200,17 +206,21 @@ class HttpTransport(_Common):
             response = self._client.send(self._client.build_request(**arguments), stream=True)
             if response.is_success:
                 return response
-            content = response.read()
+            response.read()
+            response.close()
+            failed = self._refused(response, request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._mapped(error, request) from self._cause(error)
-        response.close()
-        raise self._refused(response, content, request)
+            failed = self._lost(error, request)
+        raise failed
 
     def _blocks(self, response: httpx.Response, request: Request) -> Iterator[bytes]:
         try:
-            yield from response.iter_bytes(BLOCK_BYTES)
+            yield from self._secrets.blocks(response.iter_bytes(BLOCK_BYTES))
         except httpx.HTTPError as error:
-            raise self._mapped(error, request) from self._cause(error)
+            failed = self._lost(error, request)
+        else:
+            return
+        raise failed
 
 
 class AsyncHttpTransport(_Common):
@@ -226,13 +236,15 @@ class AsyncHttpTransport(_Common):
 
         :raises ProviderError: the provider refused, failed or cannot be reached.
         """
+        arguments = self._arguments(request)
         try:
-            response = await self._client.request(**self._arguments(request))
+            response = await self._client.request(**arguments)
+            if response.is_success:
+                return self._answer(response)
+            failed = self._refused(response, request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._mapped(error, request) from self._cause(error)
-        if not response.is_success:
-            raise self._refused(response, response.content, request)
-        return Response(response.status_code, response.headers, response.content)
+            failed = self._lost(error, request)
+        raise failed
 
     async def aclose(self) -> None:
         """Close the client."""
@@ -259,17 +271,19 @@ def retry_after(headers: httpx.Headers) -> float | None:
     return None
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+def _origin(url: str) -> tuple[str, str, int | None] | None:
+    """Return where a call to an address goes, as the library that makes it reads it; ``None``: it is no address."""
     try:
-        parts = urlsplit(url)
-        return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
         return None
+    return parsed.scheme, parsed.host, parsed.port or {"http": 80, "https": 443}.get(parsed.scheme)
 
 
 def _host(url: str) -> str:
     """Return host and port of an address for a message; a user and password in it are left out."""
-    return re.split("[/?#]", url.partition("://")[2])[0].rpartition("@")[2] or "no host"
+    origin = _origin(url)
+    return httpx.URL(url).netloc.decode() if origin and origin[1] else "no host"
 
 
 def _path(request: Request) -> str:

@@ -14,6 +14,7 @@ from msgspec import inspect
 from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import EntryStatus, FailureReason
+from airflow_raif.domain.usage import Usage
 
 RowT = TypeVar("RowT", bound=msgspec.Struct)
 AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
@@ -88,9 +89,15 @@ def read_row(read: Callable[[RowT], EntryResult], decoder: msgspec.json.Decoder[
     :raises MalformedResponseError: it is no JSON, or has no id.
     """
     try:
-        return read(decoder.decode(raw))
+        return _named(read(decoder.decode(raw)))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MalformedResponseError) as error:
         return _read_odd(read, decoder.type, raw, error)
+
+
+def _named(result: EntryResult) -> EntryResult:
+    if not result.wire_id:
+        raise MalformedResponseError("a result row has no id")
+    return result
 
 
 def _read_odd(read: Callable[[RowT], EntryResult], kind: type[RowT], raw: bytes, error: Exception) -> EntryResult:
@@ -103,7 +110,7 @@ def _read_odd(read: Callable[[RowT], EntryResult], kind: type[RowT], raw: bytes,
     wire_id = None
     try:
         wire_id = _id_of(_convert(whole, _Id))
-        result = read(_convert(whole, kind))
+        result = _named(read(_convert(whole, kind)))
     except (ValueError, RecursionError, MalformedResponseError):
         return _unread(wire_id, EntryError(message), error)
     if result.error is None or result.reason is not FailureReason.INVALID_OUTPUT:
@@ -112,7 +119,7 @@ def _read_odd(read: Callable[[RowT], EntryResult], kind: type[RowT], raw: bytes,
 
 
 def _unread(wire_id: str | None, entry_error: EntryError, error: Exception) -> EntryResult:
-    if wire_id is None:
+    if not wire_id:
         raise MalformedResponseError(entry_error.message) from error
     # Not missing: the entry was answered and perhaps billed, and its row is in the spool.
     return EntryResult(
@@ -125,10 +132,12 @@ def _id_of(named: _Id) -> str | None:
 
 
 def _mended(raw: bytes) -> Any:
-    """Decode JSON with what is not of it: broken UTF-8 and half surrogate pairs are "?", NaN and infinity are null."""
+    """Decode JSON with what is not of it: control characters; broken UTF-8 and half surrogate pairs are "?"; NaN and
+    infinity are null.
+    """
     if len(raw) > _MOST_MENDED_BYTES:
         raise ValueError("too long to be mended")
-    text = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False)
+    text = json.dumps(json.loads(raw.decode("utf-8", "replace"), strict=False), ensure_ascii=False)
     return json.loads(text.encode("utf-8", "replace"), parse_constant=lambda _: None)
 
 
@@ -166,3 +175,11 @@ def _fit(value: Any, kind: inspect.Type) -> Any:
 def count_of(*values: float | None) -> int | None:
     """Return the first that is a number of tokens, whole; ``None``: none is."""
     return next((int(value) for value in values if value is not None and 0 <= value < _MOST_TOKENS), None)
+
+
+def usage_of(given: int | None, answered: int | None, *, cached: int | None, reasoning: int | None) -> Usage | None:
+    """Return the usage of a row; what is a part of something is never more than that, whatever a server says."""
+    if given is None and answered is None:
+        return None
+    given, answered = given or 0, answered or 0
+    return Usage(given, min(cached or 0, given), 0, answered, min(reasoning or 0, answered))

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from airflow_raif.adapters import jsonl
-from airflow_raif.adapters.jsonl import count_of
+from airflow_raif.adapters.jsonl import count_of, usage_of
 from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.result import EntryError, EntryResult, ToolCall
 from airflow_raif.domain.status import EntryStatus, FailureReason
@@ -125,6 +125,7 @@ _NOT_RUN = {"batch_expired": FailureReason.EXPIRED, "batch_cancelled": FailureRe
 _CUT = {
     "max_output_tokens": FailureReason.TRUNCATED,
     "length": FailureReason.TRUNCATED,
+    "incomplete": FailureReason.TRUNCATED,
     "content_filter": FailureReason.REFUSED,
 }
 
@@ -277,16 +278,11 @@ def _vector(value: list[float] | str | None) -> list[float]:
 def _usage(usage: _Usage) -> Usage | None:
     read = usage.input_tokens_details or usage.prompt_tokens_details
     written = usage.output_tokens_details or usage.completion_tokens_details
-    given = count_of(usage.input_tokens, usage.prompt_tokens)
-    answered = count_of(usage.output_tokens, usage.completion_tokens)
-    if given is None and answered is None:
-        return None
-    return Usage(
-        given or 0,
-        (count_of(read.cached_tokens) or 0) if read is not None else 0,
-        0,
-        answered or 0,
-        (count_of(written.reasoning_tokens) or 0) if written is not None else 0,
+    return usage_of(
+        count_of(usage.input_tokens, usage.prompt_tokens),
+        count_of(usage.output_tokens, usage.completion_tokens),
+        cached=count_of(read.cached_tokens) if read is not None else None,
+        reasoning=count_of(written.reasoning_tokens) if written is not None else None,
     )
 
 

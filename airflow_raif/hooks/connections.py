@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from airflow_raif.adapters.base import ConnectionSettings
@@ -14,6 +14,8 @@ from airflow_raif.hooks.lookup import aget_connection, get_connection
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
+
+NumberT = TypeVar("NumberT", int, float)
 
 #: Connection type -> provider; ``None``: the model's ``provider:`` prefix tells.
 PROVIDER_OF_TYPE: dict[str, str | None] = {
@@ -55,9 +57,11 @@ def resolve(conn_id: str, model: str | None = None) -> ResolvedConnection:
         connection = get_connection(conn_id)
     except ConnectionUnavailableError:
         raise
-    except Exception as error:
-        raise _not_found(conn_id, error) from error
-    return read_connection(connection, model)
+    except Exception as error:  # noqa: BLE001 - told below, without what it may quote of the connection
+        failed = _not_found(conn_id, error)
+    else:
+        return read_connection(connection, model)
+    raise failed
 
 
 async def aresolve(conn_id: str, model: str | None = None) -> ResolvedConnection:
@@ -66,9 +70,11 @@ async def aresolve(conn_id: str, model: str | None = None) -> ResolvedConnection
         connection = await aget_connection(conn_id)
     except ConnectionUnavailableError:
         raise
-    except Exception as error:
-        raise _not_found(conn_id, error) from error
-    return read_connection(connection, model)
+    except Exception as error:  # noqa: BLE001 - as above
+        failed = _not_found(conn_id, error)
+    else:
+        return read_connection(connection, model)
+    raise failed
 
 
 def read_connection(connection: Connection, model: str | None = None) -> ResolvedConnection:
@@ -85,17 +91,17 @@ def read_connection(connection: Connection, model: str | None = None) -> Resolve
     kwargs: Mapping[str, Any] = next(
         (extra[name] for name in _CLIENT_KWARGS if isinstance(extra.get(name), Mapping)), {}
     )
-    headers = dict(kwargs.get("default_headers") or {})
+    headers = {str(name): str(value) for name, value in dict(kwargs.get("default_headers") or {}).items()}
     for name, header in _HEADERS.items():
         if value := extra.get(name) or kwargs.get(name):
             headers[header] = str(value)
     settings = ConnectionSettings(
         provider=provider,
         api_key=connection.password,
-        base_url=_base_url(connection) or kwargs.get("base_url"),
+        base_url=_base_url(connection, kwargs.get("base_url")),
         headers=headers,
-        timeout_seconds=_seconds(connection, extra.get("timeout") or kwargs.get("timeout") or 60),
-        limits={name: int(extra[name]) for name in LIMIT_FIELDS if extra.get(name)},
+        timeout_seconds=_number(connection, "timeout", extra.get("timeout") or kwargs.get("timeout") or 60, float),
+        limits={name: _number(connection, name, extra[name], int) for name in LIMIT_FIELDS if extra.get(name)},
     )
     return ResolvedConnection(settings, extra.get("model"))
 
@@ -119,35 +125,42 @@ def _provider_of(connection: Connection, model: str | None) -> str:
     return of_type or of_model or ""
 
 
-def _base_url(connection: Connection) -> str | None:
-    """Return the host field as a URL: users put a whole URL there, or a host with its port beside it."""
+def _base_url(connection: Connection, given: Any) -> str | None:
+    """Return the host field as a URL: users put a whole URL there, or a host with its port beside it.
+
+    :param given: an address from the arguments of a client, where the host field is empty.
+    """
     host = (connection.host or "").strip()
+    if host and "://" not in host:
+        host = f"{connection.schema or 'https'}://{host}"
+    if host and connection.port and f":{connection.port}" not in host:
+        host = f"{host}:{connection.port}"
+    host = host or str(given or "").strip()
     if not host:
         return None
-    if "://" not in host:
-        host = f"{connection.schema or 'https'}://{host}"
-    if connection.port and f":{connection.port}" not in host:
-        host = f"{host}:{connection.port}"
-    try:
-        parts = urlsplit(host)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_address = False
-    if not is_address:
+    if not _is_address(host):
+        # A password that holds a character it may not hold in an address is one way to get here.
+        shown = repr(host) if "@" not in host else "with a user or a password in it"
         raise ConfigurationError(
-            f"connection {connection.conn_id} has the host {host!r}, which is no address; give one such as"
+            f"connection {connection.conn_id} has the host {shown}, which is no address; give one such as"
             " https://api.example.com/v1, or none for the provider's own"
         )
     return host
 
 
-def _seconds(connection: Connection, value: Any) -> float:
+def _is_address(text: str) -> bool:
     try:
-        return float(value)
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _number(connection: Connection, name: str, value: Any, kind: type[NumberT]) -> NumberT:
+    try:
+        return kind(value)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"connection {connection.conn_id} has the timeout {value!r}; give a number of seconds"
-        ) from error
+        raise ConfigurationError(f"connection {connection.conn_id} has the {name} {value!r}; give a number") from error
 
 
 def _not_found(conn_id: str, error: Exception) -> ConfigurationError:

@@ -95,7 +95,12 @@ def test_client_arguments_of_other_packages(connection):
         ({"conn_type": "http", "password": "k"}, None, "is of type 'http'; use one of type raif_openai"),
         ({"conn_type": "pydanticai", "password": "k"}, "gpt-5-nano", "write the model as 'provider:model'"),
         ({"conn_type": "openai", "password": "k"}, "anthropic:claude-haiku-4-5", "is for openai, but the model"),
-        ({"conn_type": "openai", "password": "k", "extra": {"timeout": "soon"}}, None, "give a number of seconds"),
+        (
+            {"conn_type": "openai", "password": "k", "extra": {"timeout": "soon"}},
+            None,
+            "the timeout 'soon'; give a number",
+        ),
+        ({"conn_type": "openai", "password": "k", "extra": {"max_bytes": "9 MB"}}, None, "has the max_bytes '9 MB'"),
         ({"conn_type": "openai", "password": "k", "host": "http://[bad"}, None, "which is no address"),
         ({"conn_type": "openai", "password": "k", "host": "ftp://files.example"}, None, "which is no address"),
         ({"conn_type": "openai", "password": "k", "host": "https://h:port"}, None, "which is no address"),
