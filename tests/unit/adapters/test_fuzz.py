@@ -79,8 +79,8 @@ ROWS: dict[str, list[Any]] = {
 
 ODD = (
     None, True, False, 0, 1, -1, -7, 0.5, -0.5, 404, 2**31, 2**53, 2**63, -(2**64), 10**30, 1e308, float("nan"),
-    float("inf"), "", " ", "0", "-3", "12", "1e999", "NaN", "null", "{", "\x00", "\ud83d", "x-1", "x" * 5000, "=", "AAA",
-    "AAAAAAAA", [], {}, [[]], [None], ["a"], [0], [{}], {"": None}, {"type": "text"}, {"error": {"error": {}}},
+    float("inf"), "", " ", "0", "-3", "12", "1e999", "NaN", "null", "{", "\x00", "\ud83d", "x-1", "x" * 5000, "=",
+    "AAA", "AAAAAAAA", [], {}, [[]], [None], ["a"], [0], [{}], {"": None}, {"type": "text"}, {"error": {"error": {}}},
 )  # fmt: skip
 
 
@@ -129,6 +129,8 @@ def written(value: Any, twice: dict[int, str], dice: random.Random) -> str:
 
 
 def check(provider: str, raw: bytes, price: Any) -> None:
+    # The last line that a failure shows.
+    print(raw)
     try:
         result = make_adapter(settings_of(provider, "http://127.0.0.1:1")).apply_batch_result(raw)
     except MalformedResponseError:
@@ -158,10 +160,7 @@ def test_anything_may_be_changed_in_a_row(provider, seed):
     price = PriceBook().pricer(provider, MODELS[provider])
     for _ in range(MUTATIONS):
         raw = mutate(dice.choice(ROWS[provider]), dice).encode()
-        try:
-            check(provider, raw, price)
-        except Exception as error:
-            pytest.fail(f"{error!r} at {raw!r}")
+        check(provider, raw, price)
 
 
 @pytest.mark.parametrize("provider", ROWS)
@@ -178,7 +177,4 @@ def test_any_byte_may_be_changed_in_a_row(provider, seed):
                 (b"", b'"', b"{", b"]", b"\\", b"\xff", b"\x00", b"-", b"9", b"\\ud800", raw[start : start + 9])
             )
         raw = raw[: dice.choice((len(raw), len(raw), dice.randrange(len(raw) + 1)))]
-        try:
-            check(provider, bytes(raw), price)
-        except Exception as error:
-            pytest.fail(f"{error!r} at {bytes(raw)!r}")
+        check(provider, bytes(raw), price)
