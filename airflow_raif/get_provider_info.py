@@ -51,8 +51,14 @@ _COMMON_FIELDS = {
         "Requests per part", "At most this many requests in one batch job; the provider's if empty."
     ),
     "max_bytes": _number("Bytes per part", "At most this many bytes in one batch job; the provider's limit if empty."),
+    "max_request_bytes": _number(
+        "Bytes per request", "At most this many bytes in one request; the provider's limit if empty."
+    ),
 }
 _OPENAI_FIELDS = {
+    "max_embedding_inputs": _number(
+        "Embedding inputs per part", "At most this many texts to embed in one batch job; the provider's if empty."
+    ),
     "organization": _field("Organization", "OpenAI organization id that the usage is counted for."),
     "project": _field("Project", "OpenAI project id that the usage is counted for."),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -30,6 +31,8 @@ from airflow_raif.domain.wire_id import wire_prefix
 log = logging.getLogger(__name__)
 
 BATCHES = "/v1/messages/batches"
+#: What stands around the requests in the body of a create.
+_HEAD, _TAIL = b'{"requests":[', b"]}"
 
 
 class _Counts(msgspec.Struct):
@@ -80,9 +83,7 @@ class AnthropicAdapter(Adapter):
     output_limits: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "/v1/messages": (("params",), ("max_tokens",))
     }
-    default_limits = Limits(
-        max_requests=100_000, max_bytes=256 * 1000 * 1000 - 100, max_request_bytes=256 * 1000 * 1000 - 100
-    )
+    default_limits = Limits(max_requests=100_000, max_bytes=256 * 1000 * 1000, max_request_bytes=256 * 1000 * 1000)
     has_tag = False
     # https://docs.anthropic.com/en/docs/build-with-claude/batch-processing
     results_kept = timedelta(days=29)
@@ -91,6 +92,12 @@ class AnthropicAdapter(Adapter):
     def base_url(self) -> str:
         """The base URL as Anthropic's SDK takes it, without ``/v1``."""
         return super().base_url.removesuffix("/v1")
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the requests alone: the provider's are of the whole body that they travel in."""
+        limits = super().limits
+        return replace(limits, max_bytes=limits.max_bytes - len(_HEAD) - len(_TAIL) + 1)
 
     def auth_headers(self) -> dict[str, str]:
         """Return the key header and the API version whose shapes this file reads."""
@@ -130,24 +137,23 @@ class AnthropicAdapter(Adapter):
 
     def create(self, transport: Transport, part: SpooledPart, input_ref: str | None) -> PartState:
         """Send the requests, streamed from the spool, once."""
-        head, tail = b'{"requests":[', b"]}"
 
         def body() -> Iterator[bytes]:
-            yield head
+            yield _HEAD
             held = b""
             for block in filter(None, part.blocks()):
                 # Each line end becomes a comma, but for the last one.
                 yield held
                 held = block.replace(b"\n", b",")
             yield held[:-1]
-            yield tail
+            yield _TAIL
 
         request = Request(
             method="POST",
             path=BATCHES,
             headers=JSON,
             content=body,
-            content_length=len(head) + part.request_bytes - 1 + len(tail),
+            content_length=len(_HEAD) + part.request_bytes - 1 + len(_TAIL),
         )
         return self.parse_part(transport.send(request, retry=False).content)
 

@@ -62,6 +62,8 @@ class Part(msgspec.Struct, kw_only=True):
     model: str
     request_count: int
     request_bytes: int
+    #: Fingerprint of the input up to its end, by which an attempt that reads the input again knows it.
+    digest: str | None = None
     #: When a create was about to be sent; set without ``provider_batch_id`` means: look it up first.
     intent_at: datetime | None = None
     #: The uploaded input, where the provider has one.
@@ -99,6 +101,8 @@ class Batch(msgspec.Struct, kw_only=True):
     claim_released_at: datetime | None = None
     #: Hash over every request's bytes; tells whether a retry is still the same work.
     fingerprint: str | None = None
+    #: Counts the attempts that took up its spooling; only the last one may go on.
+    spool_attempt: int = 0
     #: Folder of its spool files.
     spool_uri: str
     request_count: int = 0
@@ -112,7 +116,7 @@ class Batch(msgspec.Struct, kw_only=True):
     result_uri: str | None = None
     error: str | None = None
     created_at: datetime
-    #: When every row was spooled; a batch without it was never whole and is never submitted.
+    #: When every row was spooled; before, parts that are whole may have been submitted, but it is not terminal.
     spooled_at: datetime | None = None
     submitted_at: datetime | None = None
     ended_at: datetime | None = None
@@ -122,6 +126,11 @@ class Batch(msgspec.Struct, kw_only=True):
     files_deleted_at: datetime | None = None
     spool_deleted_at: datetime | None = None
     parts: list[Part] = msgspec.field(default_factory=list)
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether a part of it is at the provider, or may be."""
+        return any(part.provider_batch_id is not None or part.intent_at is not None for part in self.parts)
 
 
 class EntryOutcome(msgspec.Struct, frozen=True, gc=False):

@@ -4,6 +4,7 @@ RaifError                        retryable: bool
   ConfigurationError             unknown provider, missing extra, bad connection
   ConnectionUnavailableError     Airflow cannot be asked for a connection now (retryable)
   InvalidBatchError              not submittable, empty, or otherwise not a batch
+    InputChangedError            the input is not what the task's batch was made of
     InvalidRequestError          one row cannot be sent; names the row, the value and the remedy
       LimitExceededError         a row over the provider's limit
       DuplicateCustomIdError     two rows with one custom_id
@@ -45,6 +46,19 @@ class ConnectionUnavailableError(RaifError):
 
 class InvalidBatchError(RaifError):
     """The batch cannot be submitted or canceled as it is."""
+
+
+class InputChangedError(InvalidBatchError):
+    """The input is not what the task's batch was made of, which may be paid.
+
+    :param what: what was seen of the change.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}; nothing was submitted again, since that would be paid twice. Restore the rows, in their order, to"
+            " go on with the batch, or set on_input_change='resubmit' to cancel it and start anew"
+        )
 
 
 class InvalidRequestError(InvalidBatchError):

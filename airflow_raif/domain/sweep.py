@@ -72,6 +72,12 @@ def unsent_parts(batch: Batch, rules: SweepRules, now: datetime) -> list[Part]:
     return [part for part in _pending(batch) if part.intent_at is None or part.is_synchronous]
 
 
+def is_half_read(batch: Batch, rules: SweepRules, now: datetime) -> bool:
+    """Whether the input of a batch that was sent in part was not read to its end, and nobody seems to read on."""
+    sent = [part.intent_at for part in batch.parts if part.intent_at]
+    return batch.spooled_at is None and bool(sent) and max(sent) < now - rules.grace
+
+
 def _pending(batch: Batch) -> Iterator[Part]:
     return (part for part in batch.parts if part.status is BatchStatus.PENDING and part.provider_batch_id is None)
 

@@ -110,6 +110,7 @@ class _RequestsOperator(BaseOperator):
                 metadata=self.batch_metadata,
                 round_policy=self._round_policy(),
                 on_input_change=self.on_input_change,
+                on_batch=lambda batch: self._note(batch, context),
             )
         except TransientProviderError as error:
             made = runtime.store.find_by_claim(claim)
@@ -117,9 +118,12 @@ class _RequestsOperator(BaseOperator):
                 raise
             patience = _waiting.Patience(cancel_on_kill=self.cancel_on_kill)
             patience.pause(self, made, "execute_again", error)
+        return batch
+
+    def _note(self, batch: Batch, context: Context) -> None:
+        """Know the batch before anything of it is submitted, so that a kill at any time can cancel it."""
         self._running_batch_id = batch.batch_id
         context["ti"].xcom_push(key="raif_batch_id", value=batch.batch_id)
-        return batch
 
     def execute_again(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on with the submission after the provider was away."""

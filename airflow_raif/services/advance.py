@@ -26,6 +26,9 @@ def advance_batch(runtime: Runtime, batch_id: str, *, may_repeat: bool = True) -
     """
     while True:
         batch = runtime.store.get_batch(batch_id)
+        if batch.spooled_at is None:
+            # Only who reads its input goes on with it.
+            return batch
         pending = [part for part in batch.parts if part.status is BatchStatus.PENDING]
         for part in pending:
             if part.is_synchronous:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import islice
+from itertools import islice, repeat
 from typing import IO, Any
 
 import msgspec
@@ -48,7 +48,9 @@ def apply_results(runtime: Runtime, batch_id: str, destination: Folder, name: st
     with ExitStack() as stack:
         folder = runtime.folder(batch_id)
         writer = _RowWriter(runtime, batch, folder, stack)
-        columns = split_lines(folder.blocks(ROWS_FILE)())
+        # A batch that was given up before its input was read to the end has no fingerprint and no columns.
+        has_columns = batch.fingerprint is not None
+        columns = split_lines(folder.blocks(ROWS_FILE)()) if has_columns else repeat((0, b"{}"))
         file = stack.enter_context(destination.write(name))
         for entries in runtime.store.iter_entries(batch):
             file.writelines(writer.rows(entries, columns))

@@ -23,6 +23,8 @@ def cancel_batch(runtime: Runtime, batch_id: str) -> BatchStatus:
         raise InvalidBatchError(f"batch {batch_id} {state} and cannot be canceled")
     if not runtime.adapter.can_cancel:
         raise InvalidBatchError(f"{batch.provider} cannot cancel a batch; it runs until it ends or expires")
+    # What was not read of its input is not wanted any more.
+    runtime.store.give_up_spooling(batch_id, runtime.clock())
     unsent = [part for part in batch.parts if part.status is BatchStatus.PENDING and part.intent_at is None]
     never = PartState(provider_batch_id="", status=BatchStatus.CANCELED, raw_status="never submitted")
     runtime.store.record_states({part.id: never for part in unsent}, runtime.clock())

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 
-from airflow_raif.domain.batch import Batch, Claim
+from airflow_raif.adapters.base import Limits
+from airflow_raif.domain.batch import Batch, Claim, Part
 from airflow_raif.domain.errors import InvalidBatchError, InvalidRequestError, LimitExceededError
-from airflow_raif.domain.request import EntryRequest, RequestDefaults, request_of
+from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.wire_id import make_wire_id
+from airflow_raif.services.fingerprint import (
+    Encoder,
+    Fingerprint,
+    encoded,
+    encoded_id,
+    model_of,
+    not_utf8,
+    numbered_requests,
+)
 from airflow_raif.services.output import make_parser
 from airflow_raif.services.part_files import PartFiles
+from airflow_raif.services.recorded import RecordedParts
 from airflow_raif.services.runtime import Runtime
-from airflow_raif.spool.files import ROWS_FILE, Folder
-from airflow_raif.store import NewBatch
+from airflow_raif.spool.files import ROWS_FILE
+from airflow_raif.store import AttemptLostError, BatchMissingError, NewBatch, NewPart
+
+log = logging.getLogger(__name__)
 
 #: Entries written to the store in one transaction.
 ENTRY_CHUNK = 5000
-_FINGERPRINT_ID = "raif"
+#: Told of each part that is whole while the input goes on.
+OnPart = Callable[[Batch, Part], object]
 
 
 def create_batch(
@@ -34,18 +48,22 @@ def create_batch(
     claim: Claim | None = None,
     metadata: Mapping[str, Any] | None = None,
     round_policy: RoundPolicy | None = None,
+    on_batch: Callable[[Batch], object] = lambda _: None,
+    on_part: OnPart = lambda *_: None,
 ) -> Batch:
     """Spool every row and write the batch as ``pending``; nothing is sent.
 
     :param rows: prompts, mappings or :class:`EntryRequest`, read once from start to end.
-    :raises InvalidBatchError: the batch is empty, or a row cannot be sent; nothing of it is kept.
+    :param on_batch: told of the batch before the first row is read.
+    :param on_part: told of each part once it is whole, but for the last of each model; it may submit it.
+    :raises InvalidBatchError: the batch is empty, or a row cannot be sent; nothing of it is kept, unless parts of it
+        were submitted: then it stays as it is, for an attempt that continues it.
     """
     adapter = runtime.adapter
     defaults = msgspec.structs.replace(defaults, endpoint=adapter.resolve_endpoint(defaults.endpoint))
     make_parser(defaults.output_schema)
     encode = adapter.make_encoder(defaults)
     batch_id = uuid4().hex
-    folder = runtime.folder(batch_id)
     batch = runtime.store.create_batch(
         NewBatch(
             batch_id=batch_id,
@@ -54,52 +72,69 @@ def create_batch(
             model=defaults.model,
             endpoint=defaults.endpoint,
             claim=claim,
-            spool_uri=folder.uri,
+            spool_uri=runtime.folder(batch_id).uri,
             output_schema=defaults.output_schema,
             metadata=dict(metadata or {}),
             round_policy=round_policy or RoundPolicy(),
             created_at=runtime.clock(),
         )
     )
-    try:
-        spooler = _Spooler(runtime, batch, folder, encode)
-        spooler.spool(numbered_requests(rows), defaults.model)
-    except BaseException:
-        runtime.store.discard_batch(batch_id)
-        folder.delete()
-        raise
-    runtime.store.finish_spooling(
-        batch, fingerprint=spooler.fingerprint, request_count=spooler.count, at=runtime.clock()
-    )
-    return runtime.store.get_batch(batch_id)
+    on_batch(batch)
+    return _spool(_Spooler(runtime, batch, encode, defaults.model, on_part, runtime.adapter.limits), rows)
 
 
-def fingerprint_rows(runtime: Runtime, rows: Iterable[Any], *, defaults: RequestDefaults) -> str:
-    """Return the fingerprint that a batch of these rows would have, without keeping anything."""
+def continue_batch(
+    runtime: Runtime, batch: Batch, rows: Iterable[Any], *, defaults: RequestDefaults, on_part: OnPart
+) -> Batch:
+    """Read the input of a batch again that an earlier attempt did not read to its end, and go on after its parts.
+
+    :param on_part: also told of the parts that were there, once they are seen to be what the input still holds.
+    :raises InputChangedError: the input does not begin with the requests of those parts.
+    :raises AttemptLostError: another attempt goes on with it.
+    """
     defaults = msgspec.structs.replace(defaults, endpoint=runtime.adapter.resolve_endpoint(defaults.endpoint))
     encode = runtime.adapter.make_encoder(defaults)
-    digest = hashlib.blake2b(digest_size=16)
-    for index, request in numbered_requests(rows):
-        line = _encoded(encode, request, index, _FINGERPRINT_ID)
-        _add_to_fingerprint(digest, line, _FINGERPRINT_ID, request.custom_id or str(index), index)
-    return digest.hexdigest()
+    batch = runtime.store.take_up_spooling(batch)
+    log.info("Batch %s has %s parts; reading its input again to go on", batch.batch_id, len(batch.parts))
+    return _spool(_Spooler(runtime, batch, encode, defaults.model, on_part, runtime.adapter.limits), rows)
 
 
-def numbered_requests(rows: Iterable[Any]) -> Iterator[tuple[int, EntryRequest]]:
-    """Read rows with their positions, and see to it that all or none of them have a custom_id."""
-    have_ids: bool | None = None
-    for index, row in enumerate(rows):
-        request = request_of(row, index)
-        has_id = request.custom_id is not None
-        if have_ids is None:
-            have_ids = has_id
-        elif have_ids != has_id:
-            raise InvalidRequestError(
-                f"row {index} has {'a' if has_id else 'no'} custom_id, unlike the rows before it; give every row one,"
-                " or none of them",
-                row=index,
-            )
-        yield index, request
+def _spool(spooler: _Spooler, rows: Iterable[Any]) -> Batch:
+    runtime, batch = spooler.runtime, spooler.batch
+    try:
+        spooler.spool(rows)
+    except AttemptLostError:
+        raise
+    except BaseException as error:
+        _leave(runtime, batch, error)
+        raise
+    runtime.store.finish_spooling(
+        batch, fingerprint=str(spooler.fingerprint), request_count=spooler.count, at=runtime.clock()
+    )
+    return runtime.store.get_batch(batch.batch_id)
+
+
+def _leave(runtime: Runtime, batch: Batch, error: BaseException) -> None:
+    """Leave nothing of a batch that cannot be made whole, unless something of it was submitted.
+
+    :raises InvalidRequestError: instead of the row's error, with what was submitted before it.
+    """
+    try:
+        runtime.store.discard_batch(batch.batch_id)
+    except BatchMissingError:
+        log.info("Another attempt discarded batch %s", batch.batch_id)
+    except InvalidBatchError:
+        sent = [part for part in runtime.store.get_batch(batch.batch_id).parts if part.intent_at is not None]
+        account = (
+            f"{len(sent)} parts of batch {batch.batch_id} with {sum(part.request_count for part in sent):,} requests"
+            " were submitted before; they go on, and a retry or a clear of the task goes on after them, if the rows"
+            " before stay as they are"
+        )
+        log.warning("%s", account)
+        if isinstance(error, InvalidRequestError):
+            raise type(error)(f"{error}. {account}", row=error.row) from error
+    else:
+        runtime.folder(batch.batch_id).delete()
 
 
 @dataclass
@@ -108,81 +143,79 @@ class _Spooler:
 
     runtime: Runtime
     batch: Batch
-    folder: Folder
-    encode: Callable[[EntryRequest, str], bytes]
+    encode: Encoder
+    default_model: str
+    on_part: OnPart
+    limits: Limits
+    fingerprint: Fingerprint = field(default_factory=Fingerprint)
     count: int = 0
+    _is_read: bool = False
     _entries: list[tuple[int, str, int, int, int]] = field(default_factory=list)
-    _digest: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
-    @property
-    def fingerprint(self) -> str:
-        return str(self._digest.hexdigest())
-
-    def spool(self, requests: Iterator[tuple[int, EntryRequest]], default_model: str) -> None:
-        encode_columns = msgspec.json.Encoder(enc_hook=str).encode
-        store, limits = self.runtime.store, self.runtime.adapter.limits
-        with (
-            self.folder.write(ROWS_FILE) as columns_file,
-            PartFiles(self.folder, limits, lambda part: store.add_part(self.batch, part)) as files,
-        ):
-            for index, request in requests:
-                model = request.model or (request.body or {}).get("model") or default_model
-                self._add(files, index, request.custom_id or str(index), request, model)
-                try:
-                    columns_file.write(encode_columns(request.columns) + b"\n")
-                except UnicodeEncodeError as error:
-                    raise _not_utf8(index, "a column", error) from error
+    def spool(self, rows: Iterable[Any]) -> None:
+        folder = self.runtime.folder(self.batch.batch_id)
+        recorded = RecordedParts(self.batch, self.fingerprint, self._tell)
+        files = PartFiles(folder, self.limits, self._on_part, self._flush_entries, taken=recorded.numbers)
+        with folder.write(ROWS_FILE) as columns_file, files:
+            for index, request in numbered_requests(rows):
+                columns = _encoded_columns(request, index)
+                self._add(files, recorded, index, request)
+                columns_file.write(columns)
+            self._is_read = True
+            recorded.check_end()
             if not self.count:
                 raise InvalidBatchError("the batch is empty: no row came from the input")
-        self._flush_entries()
 
-    def _add(self, files: PartFiles, index: int, custom_id: str, request: EntryRequest, model: str) -> None:
-        wire_id = make_wire_id(self.batch.batch_id, index)
-        limits = self.runtime.adapter.limits
-        line = _encoded(self.encode, request, index, wire_id)
-        size = len(line) + 1
-        if size > limits.max_request_bytes or size > limits.max_bytes:
-            raise LimitExceededError(
-                f"row {index} (custom_id {custom_id!r}) is {size:,} bytes as a request; {self.batch.provider} takes at"
-                f" most {min(limits.max_request_bytes, limits.max_bytes):,}; shorten it or split it into several rows",
-                row=index,
-            )
-        _add_to_fingerprint(self._digest, line, wire_id, custom_id, index)
+    def _add(self, files: PartFiles, recorded: RecordedParts, index: int, request: EntryRequest) -> None:
+        custom_id, wire_id = request.custom_id or str(index), make_wire_id(self.batch.batch_id, index)
+        model = model_of(request, self.default_model, index)
+        line = encoded(self.encode, request, index, wire_id)
+        raw_id = encoded_id(custom_id, index)
         inputs = self.runtime.adapter.count_embedding_inputs(request)
-        number, offset = files.add(model, line, inputs)
-        self._entries.append((index, custom_id, number, offset, len(line)))
+        self._check_size(index, custom_id, len(line) + 1, inputs)
+        if not recorded.take(model):
+            number, offset = files.add(model, line, inputs)
+            self._entries.append((index, custom_id, number, offset, len(line)))
+        self.fingerprint.add(line, wire_id, raw_id, model)
         self.count += 1
         if len(self._entries) >= ENTRY_CHUNK:
             self._flush_entries()
 
+    def _check_size(self, index: int, custom_id: str, size: int, inputs: int) -> None:
+        limits, provider = self.limits, self.batch.provider
+        if size > limits.max_request_bytes or size > limits.max_bytes:
+            raise LimitExceededError(
+                f"row {index} (custom_id {custom_id!r}) is {size:,} bytes as a request; {provider} takes at"
+                f" most {min(limits.max_request_bytes, limits.max_bytes):,}; shorten it or split it into several rows",
+                row=index,
+            )
+        if limits.max_embedding_inputs is not None and inputs > limits.max_embedding_inputs:
+            raise LimitExceededError(
+                f"row {index} (custom_id {custom_id!r}) has {inputs:,} texts to embed; {provider} takes at most"
+                f" {limits.max_embedding_inputs:,} in one batch job; split it into several rows",
+                row=index,
+            )
+
+    def _on_part(self, new: NewPart) -> None:
+        part = self.runtime.store.add_part(self.batch, msgspec.structs.replace(new, digest=str(self.fingerprint)))
+        self._tell(part)
+
+    def _tell(self, part: Part) -> None:
+        # What ends with the input is submitted once the batch is whole.
+        if not self._is_read:
+            self.on_part(self.batch, part)
+
     def _flush_entries(self) -> None:
-        if self._entries:
-            self.runtime.store.add_entries(self.batch, self._entries)
-            self._entries = []
+        """Write the entries so far, and see to it that the batch is still this attempt's own."""
+        self.runtime.store.add_entries(self.batch, self._entries)
+        self._entries = []
 
 
-def _encoded(encode: Callable[[EntryRequest, str], bytes], request: EntryRequest, index: int, wire_id: str) -> bytes:
+_encode_columns = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def _encoded_columns(request: EntryRequest, index: int) -> bytes:
     try:
-        return encode(request, wire_id)
-    except InvalidRequestError as error:
-        name = f" (custom_id {request.custom_id!r})" if request.custom_id else ""
-        raise type(error)(f"row {index}{name}: {error}", row=index) from error
-    except (TypeError, UnicodeEncodeError) as error:
-        raise InvalidRequestError(f"row {index} cannot be written as JSON: {error}", row=index) from error
-
-
-def _add_to_fingerprint(digest: Any, line: bytes, wire_id: str, custom_id: str, index: int) -> None:
-    digest.update(line.replace(wire_id.encode(), b"", 1))
-    if "\0" in custom_id:
-        raise InvalidRequestError(f"row {index}: the custom_id {custom_id!r:.60} holds a NUL; leave it out", row=index)
-    try:
-        digest.update(custom_id.encode())
+        return _encode_columns(request.columns) + b"\n"
     except UnicodeEncodeError as error:
-        raise _not_utf8(index, "the custom_id", error) from error
-
-
-def _not_utf8(index: int, what: str, error: UnicodeEncodeError) -> InvalidRequestError:
-    where = f"{error.reason} at character {error.start}"
-    return InvalidRequestError(
-        f"row {index}: {what} cannot be written as UTF-8 ({where}); mend its encoding", row=index
-    )
+        raise not_utf8(index, "a column", error) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -39,12 +39,16 @@ class PartFiles:
     Used as a context: parts that are open at its end are finished, and at an error dropped.
 
     :param on_part: told of each part once its file is whole.
+    :param before_part: called before a part's file gets its name.
+    :param taken: numbers that other parts of the batch have.
     """
 
     folder: Folder
     limits: Limits
     on_part: Callable[[NewPart], object]
+    before_part: Callable[[], object] = lambda: None
     next_number: int = 0
+    taken: Collection[int] = ()
     round: int = 0
     _open: dict[str, _OpenPart] = field(default_factory=dict)
 
@@ -54,11 +58,12 @@ class PartFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for part in list(self._open.values()):
+        try:
             if error is None:
-                self._finish(part)
-            else:
-                part.close.__exit__(kind, error, traceback)
+                for part in list(self._open.values()):
+                    self._finish(part)
+        finally:
+            self._drop()
 
     def add(self, model: str, line: bytes, embedding_inputs: int = 1) -> tuple[int, int]:
         """Write one request; return its part's number and its offset in the part's file."""
@@ -78,6 +83,8 @@ class PartFiles:
         return part.number, offset
 
     def _start(self, model: str) -> _OpenPart:
+        while self.next_number in self.taken:
+            self.next_number += 1
         close = ExitStack()
         file = close.enter_context(self.folder.write(requests_file(self.next_number)))
         part = self._open[model] = _OpenPart(self.next_number, model, file, close)
@@ -85,6 +92,7 @@ class PartFiles:
         return part
 
     def _finish(self, part: _OpenPart) -> None:
+        self.before_part()
         del self._open[part.model]
         part.close.close()
         self.on_part(
@@ -96,3 +104,10 @@ class PartFiles:
                 request_bytes=part.size,
             )
         )
+
+    def _drop(self) -> None:
+        """Leave nothing of the parts that are open."""
+        dropped = InterruptedError("the part was not finished")
+        for part in self._open.values():
+            part.close.__exit__(type(dropped), dropped, None)
+        self._open.clear()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from airflow_raif.domain.batch import Batch, Claim
-from airflow_raif.domain.errors import InvalidBatchError
+from airflow_raif.domain.errors import InputChangedError, InvalidBatchError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.fetch import fetch_batch_results
@@ -29,16 +29,19 @@ def resume_batch(
 ) -> Batch | None:
     """Return the batch that a claim holds and that is still worth waiting for or applying; ``None``: make a new one.
 
-    A batch that was never spooled whole is discarded. One that was canceled, or ended for good without anything
-    billed, is left as it is, its results fetched, and gives up the claim.
+    A batch that was never spooled whole is discarded if nothing of it was submitted, and returned otherwise, to be
+    continued. One that was canceled, or ended for good without anything billed, is left as it is, its results fetched,
+    and gives up the claim.
 
     :param fingerprint: computes the fingerprint of the input as it is now.
     :param on_input_change: ``refuse``, or ``resubmit``: cancel the batch if it runs, and make a new one.
-    :raises InvalidBatchError: the input is not what the batch was made of, and that is to be refused.
+    :raises InputChangedError: the input is not what the batch was made of, and that is to be refused.
     """
     batch = runtime.store.find_by_claim(claim)
     if batch is None:
         return None
+    if batch.spooled_at is None and batch.is_sent:
+        return batch
     if batch.spooled_at is None:
         log.info("Discarding batch %s, which was never created whole", batch.batch_id)
         runtime.store.discard_batch(batch.batch_id)
@@ -52,19 +55,18 @@ def resume_batch(
             return None
     if fingerprint is not None and batch.fingerprint != fingerprint():
         if on_input_change == "resubmit":
-            _give_up(runtime, batch)
+            give_up(runtime, batch)
             return None
-        raise InvalidBatchError(
-            f"the input changed since batch {batch.batch_id} ({batch.status}) was created for this task; it was not"
-            " submitted again, since that would be paid twice. Restore the input to take its results, or set"
-            " on_input_change='resubmit' to cancel it and start anew."
+        raise InputChangedError(
+            f"the input changed since batch {batch.batch_id} ({batch.status}) was created for this task"
         )
     log.info("Resuming batch %s (%s)", batch.batch_id, batch.status)
     return batch
 
 
-def _give_up(runtime: Runtime, batch: Batch) -> None:
+def give_up(runtime: Runtime, batch: Batch) -> None:
     """Ask a batch to stop, and release its claim; what it finished stays known, and is fetched by a sweep."""
+    runtime.store.give_up_spooling(batch.batch_id, runtime.clock())
     if not batch.status.is_terminal:
         try:
             cancel_batch(runtime, batch.batch_id)

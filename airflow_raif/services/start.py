@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from airflow_raif.domain.batch import Batch, Claim
+from airflow_raif.domain.batch import Batch, Claim, Part
+from airflow_raif.domain.errors import InputChangedError, TransientProviderError
 from airflow_raif.domain.request import RequestDefaults
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.services.create import create_batch, fingerprint_rows
-from airflow_raif.services.resume import OnInputChange, resume_batch
+from airflow_raif.services.create import continue_batch, create_batch
+from airflow_raif.services.fingerprint import fingerprint_rows
+from airflow_raif.services.resume import OnInputChange, give_up, resume_batch
 from airflow_raif.services.runtime import Runtime
-from airflow_raif.services.submit import submit_batch
+from airflow_raif.services.submit import submit_batch, submit_part
+
+log = logging.getLogger(__name__)
 
 
 def start_batch(
@@ -24,10 +30,15 @@ def start_batch(
     metadata: Mapping[str, Any] | None = None,
     round_policy: RoundPolicy | None = None,
     on_input_change: OnInputChange = "refuse",
+    on_batch: Callable[[Batch], object] = lambda _: None,
 ) -> Batch:
     """Return the claim's batch, every part of it submitted.
 
+    A batch that one part holds is read whole before it is submitted; of a larger one each part is submitted as soon as
+    it is whole. If such an attempt breaks off, the next one reads the input again and goes on after those parts.
+
     :param rows: opens the input; called twice when an earlier attempt's batch has to be compared with it.
+    :param on_batch: told of the batch before anything of it is submitted.
     :raises InvalidBatchError: the input is empty, wrong, or not the one that the claim's batch was made of.
     """
     batch = resume_batch(
@@ -36,11 +47,46 @@ def start_batch(
         lambda: fingerprint_rows(runtime, rows(), defaults=defaults),
         on_input_change=on_input_change,
     )
+    if batch is not None:
+        on_batch(batch)
+    sender = _Sender(runtime)
+    if batch is not None and batch.spooled_at is None:
+        try:
+            batch = continue_batch(runtime, batch, rows(), defaults=defaults, on_part=sender)
+        except InputChangedError:
+            if on_input_change == "refuse":
+                raise
+            give_up(runtime, batch)
+            batch = None
     if batch is None:
         batch = create_batch(
-            runtime, rows(), defaults=defaults, claim=claim, metadata=metadata, round_policy=round_policy
+            runtime,
+            rows(),
+            defaults=defaults,
+            claim=claim,
+            metadata=metadata,
+            round_policy=round_policy,
+            on_batch=on_batch,
+            on_part=sender,
         )
     # Rounds are for whoever waits.
     if any(part.status is BatchStatus.PENDING and not part.round for part in batch.parts):
         batch = submit_batch(runtime, batch.batch_id)
     return batch
+
+
+@dataclass
+class _Sender:
+    """Submits parts while the input is still read; if the provider does not answer, the others wait for its end."""
+
+    runtime: Runtime
+    is_away: bool = False
+
+    def __call__(self, batch: Batch, part: Part) -> None:
+        if self.is_away or part.status is not BatchStatus.PENDING:
+            return
+        try:
+            submit_part(self.runtime, batch, part)
+        except TransientProviderError as error:
+            self.is_away = True
+            log.warning("Batch %s is read to its end before the next try to submit it: %s", batch.batch_id, error)

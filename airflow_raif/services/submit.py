@@ -39,11 +39,12 @@ def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
     if not pending:
         raise InvalidBatchError(f"batch {batch_id} is {batch.status} and has nothing left to submit")
     for part in pending:
-        _submit_part(runtime, batch, part)
+        submit_part(runtime, batch, part)
     return runtime.store.get_batch(batch_id)
 
 
-def _submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
+def submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
+    """Send one part, or adopt what an earlier attempt made of it; raises as :func:`submit_batch`."""
     store, adapter = runtime.store, runtime.adapter
     state = _resume(runtime, batch, part) if part.intent_at is not None else None
     if state is None:
@@ -62,7 +63,7 @@ def _submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
             # Providers delete uploads after a while (Gemini: 48 hours, https://ai.google.dev/gemini-api/docs/files).
             log.info("Part %s of batch %s was refused; uploading its requests anew", part.number, batch.batch_id)
             part.input_ref = part.intent_at = None
-            _submit_part(runtime, batch, part)
+            submit_part(runtime, batch, part)
             return
     store.record_submitted(part.id, state, runtime.clock())
     log.info(

@@ -23,7 +23,15 @@ from airflow_raif.domain.errors import (
     TransientProviderError,
 )
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.domain.sweep import ABANDONED_STATES, Need, SweepRules, lost_parts, needs_of, unsent_parts
+from airflow_raif.domain.sweep import (
+    ABANDONED_STATES,
+    Need,
+    SweepRules,
+    is_half_read,
+    lost_parts,
+    needs_of,
+    unsent_parts,
+)
 from airflow_raif.services.expire import expire_batch
 from airflow_raif.services.fetch import fetch_ended_parts
 from airflow_raif.services.find import find_part
@@ -112,6 +120,9 @@ class _Sweep:
                 self.report.warn("vanishing", f"{_name(batch)}: {line}")
             if unsent := unsent_parts(batch, self.rules, now):
                 line = f"part {unsent[0].number} was not sent, and nobody is at it; clear its task to go on"
+                self.report.warn("stalled", f"{_name(batch)}: {line}")
+            if is_half_read(batch, self.rules, now):
+                line = "its input was not read to the end, and nobody is at it; clear its task to go on"
                 self.report.warn("stalled", f"{_name(batch)}: {line}")
 
     # Steps

@@ -2,6 +2,7 @@
 
 from airflow_raif.store.browse import BatchFilter
 from airflow_raif.store.records import (
+    AttemptLostError,
     BatchMissingError,
     ClaimTakenError,
     EntryCounts,
@@ -14,6 +15,7 @@ from airflow_raif.store.records import (
 from airflow_raif.store.store import Store
 
 __all__ = [
+    "AttemptLostError",
     "BatchFilter",
     "BatchMissingError",
     "ClaimTakenError",

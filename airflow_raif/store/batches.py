@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from airflow_raif.domain.batch import Batch, Claim, Part
-from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.store import entries
 from airflow_raif.store.records import BatchMissingError, NewBatch, batch_of, chunks, part_of
 from airflow_raif.store.tables import among
 from airflow_raif.store.tables import batch as batch_table
-from airflow_raif.store.tables import entry as entry_table
 from airflow_raif.store.tables import part as part_table
 
 
@@ -75,19 +73,6 @@ def find_by_claim(connection: Connection, claim: Claim) -> Batch | None:
     return found[0] if found else None
 
 
-def discard(connection: Connection, batch_id: str) -> None:
-    """Delete a batch of which nothing was ever sent.
-
-    :raises InvalidBatchError: something was, or may have been.
-    """
-    batch = get(connection, batch_id)
-    if any(part.intent_at or part.provider_batch_id for part in batch.parts):
-        raise InvalidBatchError(f"batch {batch_id} was submitted, at least in part, and cannot be discarded")
-    for table in (entry_table, part_table):
-        connection.execute(delete(table).where(table.c.batch_key == batch.id))
-    connection.execute(delete(batch_table).where(batch_table.c.id == batch.id))
-
-
 def mark_fetched(connection: Connection, batch: Batch, at: datetime) -> None:
     """Sum up usage and cost, and stamp once that every result was fetched, if that is so."""
     unfetched = select(part_table.c.id).where(
@@ -95,7 +80,12 @@ def mark_fetched(connection: Connection, batch: Batch, at: datetime) -> None:
     )
     connection.execute(
         update(batch_table)
-        .where(batch_table.c.id == batch.id, batch_table.c.results_fetched_at.is_(None), ~unfetched.exists())
+        .where(
+            batch_table.c.id == batch.id,
+            batch_table.c.spooled_at.is_not(None),
+            batch_table.c.results_fetched_at.is_(None),
+            ~unfetched.exists(),
+        )
         .values(**entries.batch_sums(connection, batch.id), results_fetched_at=at)
     )
 

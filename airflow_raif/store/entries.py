@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Table, func, or_, select, upda
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import EntryOutcome
-from airflow_raif.domain.errors import DuplicateCustomIdError
+from airflow_raif.domain.errors import DuplicateCustomIdError, InputChangedError, InvalidBatchError
 from airflow_raif.domain.status import EntryStatus
 from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow, Repeat, chunks, kept_text
 from airflow_raif.store.tables import entry, part
@@ -54,7 +54,8 @@ def _run_many(connection: Connection, statement: str, rows: list[tuple[Any, ...]
 
 def add(connection: Connection, batch_key: int, rows: Sequence[NewEntry]) -> None:
     """Insert entries; the custom_ids of a chunk differ among themselves already."""
-    _run_many(connection, _INSERT, [(batch_key, *row) for row in rows])
+    if rows:
+        _run_many(connection, _INSERT, [(batch_key, *row) for row in rows])
 
 
 def check_chunk(rows: Sequence[NewEntry]) -> None:
@@ -70,18 +71,23 @@ def check_chunk(rows: Sequence[NewEntry]) -> None:
 
 def find_duplicate(
     connection: Connection, batch_key: int, rows: Sequence[NewEntry], error: IntegrityError
-) -> DuplicateCustomIdError:
-    """Tell which row's custom_id is in the batch already, after an insert was refused."""
-    positions = {custom_id: index for index, custom_id, *_ in rows}
-    names = list(positions)
-    for chunk in chunks(names):
+) -> InvalidBatchError:
+    """Tell which row, or its custom_id, is in the batch already, after an insert was refused."""
+    for each in chunks(rows):
+        chunk = {row[0]: row[1] for row in each}
         found = connection.execute(
             select(entry.c.custom_id, entry.c.idx)
-            .where(entry.c.batch_key == batch_key, entry.c.custom_id.in_(chunk))
+            .where(
+                entry.c.batch_key == batch_key,
+                or_(entry.c.idx.in_(chunk), entry.c.custom_id.in_(list(chunk.values()))),
+            )
             .limit(1)
         ).first()
+        if found is not None and found.idx in chunk:
+            return InputChangedError(f"the input changed: row {found.idx} was in a part of another model before")
         if found is not None:
-            return duplicate(found.custom_id, found.idx, positions[found.custom_id])
+            second = next(index for index, custom_id in chunk.items() if custom_id == found.custom_id)
+            return duplicate(found.custom_id, found.idx, second)
     raise error
 
 

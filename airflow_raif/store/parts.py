@@ -78,7 +78,7 @@ def submitted(connection: Connection, part_id: int, state: PartState, at: dateti
     connection.execute(
         update(batch_table).where(batch_table.c.id == key, batch_table.c.submitted_at.is_(None)).values(submitted_at=at)
     )
-    _update_batches(connection, {key}, at)
+    update_batches(connection, {key}, at)
 
 
 def waiting(connection: Connection, batch_ids: Sequence[str]) -> list[WaitingPart]:
@@ -132,7 +132,7 @@ def record_states(connection: Connection, states: Mapping[int, PartState], at: d
                 over.add(batch_key)
         for rows in changed.values():
             connection.execute(update(part_table).where(part_table.c.id == bindparam("key")), rows)
-    _update_batches(connection, moved, at)
+    update_batches(connection, moved, at)
     return _terminal(connection, over)
 
 
@@ -160,10 +160,11 @@ def _said(state: PartState) -> dict[str, Any]:
     return values
 
 
-def _update_batches(connection: Connection, keys: Collection[Any], at: datetime) -> None:
+def update_batches(connection: Connection, keys: Collection[Any], at: datetime) -> None:
     """Write what follows for batches whose parts' statuses changed."""
     columns = part_table.c
     for chunk in chunks(sorted(keys)):
+        whole = _lock_batches(connection, chunk)
         parts: dict[int, list[Any]] = {key: [] for key in chunk}
         statement = select(columns.batch_key, columns.status, columns.error).where(among(columns.batch_key, chunk))
         for row in connection.execute(statement.order_by(columns.number)):
@@ -172,6 +173,9 @@ def _update_batches(connection: Connection, keys: Collection[Any], at: datetime)
         over: list[dict[str, Any]] = []
         for key, rows in parts.items():
             status = combine(BatchStatus(row.status) for row in rows)
+            if status.is_terminal and key not in whole:
+                # More parts are to come.
+                status = BatchStatus.IN_PROGRESS
             if status.is_terminal:
                 error = next((row.error for row in rows if row.error), None)
                 over.append({"key": key, "status": status.value, "ended_at": at, "error": error})
@@ -180,6 +184,13 @@ def _update_batches(connection: Connection, keys: Collection[Any], at: datetime)
         for values in filter(None, (running, over)):
             where = (batch_table.c.id == bindparam("key"), batch_table.c.ended_at.is_(None))
             connection.execute(update(batch_table).where(*where), values)
+
+
+def _lock_batches(connection: Connection, keys: Sequence[int]) -> set[int]:
+    """Lock batches before their parts are read, so that the later of two writers sees both; return the whole ones."""
+    columns = batch_table.c
+    statement = select(columns.id, columns.spooled_at).where(among(columns.id, keys)).order_by(columns.id)
+    return {row.id for row in connection.execute(statement.with_for_update()) if row.spooled_at is not None}
 
 
 def _terminal(connection: Connection, keys: Collection[int]) -> list[str]:

@@ -51,6 +51,12 @@ class BatchMissingError(StoreError):
     """No batch has this id."""
 
 
+class AttemptLostError(StoreError):
+    """Another attempt took up the batch, or somebody canceled it."""
+
+    retryable = True
+
+
 class NewBatch(msgspec.Struct, kw_only=True, frozen=True):
     """A batch to be created."""
 
@@ -76,6 +82,7 @@ class NewPart(msgspec.Struct, kw_only=True, frozen=True):
     model: str
     request_count: int
     request_bytes: int
+    digest: str | None = None
     is_synchronous: bool = False
 
 

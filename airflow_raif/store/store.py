@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 
-from sqlalchemy import Connection, Engine, RootTransaction, select, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, Claim, EntryOutcome, Part, PartState
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.store import batches, browse, entries, parts, sweeps
-from airflow_raif.store.engine import make_engine, parse_url, store_errors, waiting
-from airflow_raif.store.migrate import check_revision, upgrade_engine
+from airflow_raif.store import batches, browse, entries, parts, spooling, sweeps
+from airflow_raif.store.database import Database
 from airflow_raif.store.records import (
     ClaimTakenError,
     EntryCounts,
@@ -31,53 +27,8 @@ from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
 
 
-class Store:
+class Store(Database):
     """The metadata tables of one database."""
-
-    def __init__(self, engine: Engine, *, wait_seconds: float = 0.0) -> None:
-        self._engine = engine
-        self._wait_seconds = wait_seconds
-
-    @classmethod
-    def open(cls, address: str, *, embedded: bool = False, wait_seconds: float = 0.0) -> Store:
-        """Open a store.
-
-        :param embedded: an SQLite file that comes up, and is migrated, on first use.
-        :param wait_seconds: how long every transaction waits for a database that is away before it gives up.
-        :raises StoreNotReadyError: a server's tables are missing or of another revision.
-        :raises StoreUnavailableError: the database does not answer.
-        """
-        url = parse_url(address)
-        engine = make_engine(url)
-        try:
-            with store_errors(url):
-                if embedded and url.database:
-                    with _locked(Path(f"{url.database}.lock")):
-                        upgrade_engine(engine)
-                waiting(wait_seconds)(check_revision, engine)
-        except BaseException:
-            engine.dispose()
-            raise
-        return cls(engine, wait_seconds=wait_seconds)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._engine.dispose()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        with store_errors(self._engine.url):
-            connection, transaction = waiting(self._wait_seconds)(self._begin)
-            with connection, transaction:
-                yield connection
-
-    def _begin(self) -> tuple[Connection, RootTransaction]:
-        connection = self._engine.connect()
-        try:
-            return connection, connection.begin()
-        except BaseException:
-            connection.close()
-            raise
 
     # Batches
 
@@ -122,11 +73,29 @@ class Store:
         :raises InvalidBatchError: something was, or may have been.
         """
         with self._transaction() as connection:
-            batches.discard(connection, batch_id)
+            spooling.discard(connection, batch_id)
+
+    def take_up_spooling(self, batch: Batch) -> Batch:
+        """Let this attempt alone go on with a batch that is not whole.
+
+        :raises AttemptLostError: another attempt was faster.
+        """
+        with self._transaction() as connection:
+            spooling.take_up(connection, batch)
+            return batches.get(connection, batch.batch_id)
 
     def finish_spooling(self, batch: Batch, *, fingerprint: str, request_count: int, at: datetime) -> None:
-        """Note that every row of the batch is in the spool."""
-        self._update_batch(batch.batch_id, fingerprint=fingerprint, request_count=request_count, spooled_at=at)
+        """Note that every row of the batch is in the spool.
+
+        :raises AttemptLostError: the batch is not this attempt's any more.
+        """
+        with self._transaction() as connection:
+            spooling.finish(connection, batch, fingerprint, request_count, at)
+
+    def give_up_spooling(self, batch_id: str, at: datetime) -> bool:
+        """Close a batch that is not whole, as what was submitted of it; False: it was whole."""
+        with self._transaction() as connection:
+            return spooling.give_up(connection, batch_id, at)
 
     def record_error(self, batch_id: str, message: str) -> None:
         """Note what went wrong with a batch as a whole."""
@@ -199,8 +168,12 @@ class Store:
     # Parts
 
     def add_part(self, batch: Batch, new: NewPart) -> Part:
-        """Write a part."""
+        """Write a part whose entries were written before.
+
+        :raises AttemptLostError: the batch is not this attempt's any more.
+        """
         with self._transaction() as connection:
+            spooling.check(connection, batch)
             return parts.add(connection, batch.id, new)
 
     def open_round(self, batch: Batch, new: Sequence[NewPart], moved: Iterable[Sequence[entries.Moved]]) -> bool:
@@ -312,10 +285,12 @@ class Store:
         """Write pending entries.
 
         :raises DuplicateCustomIdError: a custom_id is in the batch twice; nothing of the chunk is written.
+        :raises AttemptLostError: the batch is not this attempt's any more.
         """
         entries.check_chunk(rows)
         try:
             with self._transaction() as connection:
+                spooling.check(connection, batch)
                 entries.add(connection, batch.id, rows)
         except Exception as error:
             cause = error.__cause__
@@ -369,12 +344,3 @@ class Store:
     def _update_batch(self, batch_id: str, **values: object) -> None:
         with self._transaction() as connection:
             connection.execute(update(batch_table).where(batch_table.c.batch_id == batch_id).values(**values))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time create or migrate an embedded file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

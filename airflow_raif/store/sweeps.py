@@ -14,15 +14,19 @@ from airflow_raif.store.tables import part as part_table
 _batch = batch_table.c
 #: How long a deletion that was noted is done again, since a worker may have died in the middle of it.
 _DELETED_AGAIN = timedelta(days=1)
+_is_sent = (
+    select(part_table.c.id)
+    .where(
+        part_table.c.batch_key == _batch.id,
+        or_(part_table.c.provider_batch_id.is_not(None), part_table.c.intent_at.is_not(None)),
+    )
+    .exists()
+)
 
 
 def open_batches(connection: Connection) -> list[Batch]:
     """Return the batches of which something was sent, or may have been, and whose results were not all fetched."""
-    sent = select(part_table.c.id).where(
-        part_table.c.batch_key == _batch.id,
-        or_(part_table.c.provider_batch_id.is_not(None), part_table.c.intent_at.is_not(None)),
-    )
-    return batches.find(connection, _batch.results_fetched_at.is_(None), sent.exists())
+    return batches.find(connection, _batch.results_fetched_at.is_(None), _is_sent)
 
 
 def with_files(connection: Connection, applied_before: datetime) -> list[Batch]:
@@ -46,8 +50,8 @@ def with_spool(connection: Connection, applied_before: datetime, now: datetime) 
 
 
 def half_created(connection: Connection, created_before: datetime) -> list[Batch]:
-    """Return the batches that were begun before a time and never spooled whole; nothing of them was sent."""
-    return batches.find(connection, _batch.spooled_at.is_(None), _batch.created_at < created_before)
+    """Return the batches that were begun before a time and never spooled whole, and of which nothing was sent."""
+    return batches.find(connection, _batch.spooled_at.is_(None), _batch.created_at < created_before, ~_is_sent)
 
 
 def mark_spool_deleted(connection: Connection, batch: Batch, at: datetime) -> bool:

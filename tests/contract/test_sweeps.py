@@ -12,12 +12,13 @@ import pytest
 from airflow_raif.adapters.http import AsyncHttpTransport
 from airflow_raif.adapters.registry import make_adapter
 from airflow_raif.domain.batch import Claim
-from airflow_raif.domain.errors import StoreUnavailableError, TransientProviderError
+from airflow_raif.domain.errors import InvalidRequestError, StoreUnavailableError, TransientProviderError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.emulator.faults import RowFault
 from airflow_raif.services.create import create_batch
 from airflow_raif.services.poller import SharedPoller
 from airflow_raif.services.report import MAX_LINES, SweepReport
+from airflow_raif.services.start import start_batch
 from airflow_raif.services.submit import submit_batch
 from airflow_raif.store import Store
 from tests.contract.world import DAY, HOUR
@@ -118,6 +119,23 @@ def test_parts_that_ended_are_fetched_though_others_were_never_sent(each, world)
     batch = world.submit(each, 4)
     assert completed(world.finish(batch)) == 4
     assert world.emulator.state.creates[each] == 2
+
+
+def test_a_batch_whose_input_was_not_read_to_its_end(each, world):
+    """What was sent of it is polled and fetched, nothing is discarded, and its task goes on after it."""
+    world.connections[each] = {"limits": {"max_requests": 2}}
+    given = [*rows(4), {"custom_id": "row 4", "prompt": 7}]
+    with world.open(each) as runtime, pytest.raises(InvalidRequestError, match="1 parts of batch"):
+        start_batch(runtime, lambda: given, defaults=defaults_of(each), claim=Claim("dag", "run", each, 5))
+    world.end_all()
+    world.passes(LATER)
+    assert world.sweep(delete_spools_after=HOUR).counts["resumed"] == 1
+    report = world.sweep(delete_spools_after=HOUR)
+    assert report.counts["fetched"] + report.counts["discarded"] == 0
+    assert "its input was not read to the end, and nobody is at it; clear its task to go on" in report.warnings[0]
+    batch = world.submit(each, 5)
+    assert completed(world.finish(batch)) == 5
+    assert world.emulator.state.creates[each] == 3
 
 
 # Workers die

@@ -24,6 +24,7 @@ from airflow_raif.operators.batch import (
     SubmitBatchOperator,
 )
 from airflow_raif.sensors.batch import WaitForBatchSensor
+from airflow_raif.store import AttemptLostError
 from tests.support import ANSWER, read_rows
 
 OPENAI = {"conn_id": "openai_default", "model": "gpt-5-nano"}
@@ -320,6 +321,28 @@ def test_kill_cancels_what_the_attempt_submitted(emulator_of, providers, context
         assert emulator.state.requests["openai.batches.cancel"] == int(cancels)
     WaitForBatchSensor(task_id="w", batch=manifest).on_kill()
     assert emulator.state.requests["openai.batches.cancel"] == 1
+
+
+def test_kill_in_the_middle_of_the_input_cancels_what_was_submitted(emulator_of, providers, connection, context):
+    """A batch that is submitted while it is read is known before anything of it is paid."""
+    emulator = emulator_of(**SLOW)
+    providers(emulator)
+    connection("small", conn_type="raif_openai", password="k", host=f"{emulator.url}/v1", extra={"max_requests": 1})
+    operator = SubmitBatchOperator(
+        task_id="s", conn_id="small", model="gpt-5-nano", requests=lambda: (each() for each in rows)
+    )
+
+    def killed():
+        assert emulator.state.creates["openai"] == 1
+        operator.on_kill()
+        return "three"
+
+    rows = (lambda: "one", lambda: "two", killed)
+    with pytest.raises(AttemptLostError):
+        operator.execute(context)
+    assert emulator.state.requests["openai.batches.cancel"] == 1
+    assert emulator.state.creates["openai"] == 1
+    assert context["pushed"]["raif_batch_id"]
 
 
 def test_kill_while_the_provider_is_away_raises_nothing(emulator_of, providers, context, caplog, no_backoff):

@@ -1,0 +1,72 @@
+"""The database behind the store: how it is opened, and one transaction in it."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy import Connection, Engine, RootTransaction
+
+from airflow_raif.store.engine import make_engine, parse_url, store_errors, waiting
+from airflow_raif.store.migrate import check_revision, upgrade_engine
+
+
+class Database:
+    """One database, and transactions in it."""
+
+    def __init__(self, engine: Engine, *, wait_seconds: float = 0.0) -> None:
+        self._engine = engine
+        self._wait_seconds = wait_seconds
+
+    @classmethod
+    def open(cls, address: str, *, embedded: bool = False, wait_seconds: float = 0.0) -> Self:
+        """Open a store.
+
+        :param embedded: an SQLite file that comes up, and is migrated, on first use.
+        :param wait_seconds: how long every transaction waits for a database that is away before it gives up.
+        :raises StoreNotReadyError: a server's tables are missing or of another revision.
+        :raises StoreUnavailableError: the database does not answer.
+        """
+        url = parse_url(address)
+        engine = make_engine(url)
+        try:
+            with store_errors(url):
+                if embedded and url.database:
+                    with _locked(Path(f"{url.database}.lock")):
+                        upgrade_engine(engine)
+                waiting(wait_seconds)(check_revision, engine)
+        except BaseException:
+            engine.dispose()
+            raise
+        return cls(engine, wait_seconds=wait_seconds)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with store_errors(self._engine.url):
+            connection, transaction = waiting(self._wait_seconds)(self._begin)
+            with connection, transaction:
+                yield connection
+
+    def _begin(self) -> tuple[Connection, RootTransaction]:
+        connection = self._engine.connect()
+        try:
+            return connection, connection.begin()
+        except BaseException:
+            connection.close()
+            raise
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time create or migrate an embedded file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
