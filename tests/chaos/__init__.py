@@ -1,0 +1,1 @@
+"""Whole batch lives under every fault that a nightly run meets in a year."""

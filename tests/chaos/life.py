@@ -1,0 +1,117 @@
+"""A life: tries of one task until it is done, then the account."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from airflow_raif.store import Store
+from tests.chaos.account import Figures, check
+from tests.chaos.plan import Attempt, Plan
+from tests.chaos.provider import Provider
+from tests.chaos.worker import Try, World, cancel_try, deferred_try, fork, whole_try
+
+#: A life that is not done after so many tries never will be.
+MAX_TRIES = 60
+
+
+@dataclass
+class Outcome:
+    """How a life went."""
+
+    plan: Plan
+    figures: Figures = field(default_factory=Figures)
+    met: list[str] = field(default_factory=list)
+    history: list[str] = field(default_factory=list)
+    #: Steps of each try.
+    steps: list[int] = field(default_factory=list)
+    log: str = ""
+
+
+class Life:
+    """Runs one plan."""
+
+    def __init__(self, plan: Plan, world: World, provider: Provider, restart: Callable[[], None]) -> None:
+        self._plan = plan
+        self._world = world
+        self._provider = provider
+        self._restart = restart
+        self._held: list[tuple[Try, int]] = []
+        self._outcome = Outcome(plan)
+        self._batch_id: str | None = None
+        self._is_canceled = False
+        self._is_deferred = False
+
+    def run(self, store: Store) -> Outcome:
+        """Live, then count."""
+        outcome, home = self._outcome, self._world.home
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        self._provider.begin(self._plan.behaviour)
+        is_done = False
+        for number in range(MAX_TRIES):
+            attempt = self._plan.attempts[number] if number < len(self._plan.attempts) else Attempt()
+            self._world.offset.value += attempt.pause
+            is_done = self._one(attempt, number)
+            if is_done and number >= len(self._plan.attempts) - 1:
+                break
+            if any(each.startswith(("fatal", "broken", "silent")) for each in outcome.history[-1:]):
+                break
+        while self._held:
+            self._let_go()
+        report = self._provider.report(self._plan.provider)
+        outcome.met += [*report.struck, *self._plan.faults]
+        outcome.figures = check(self._plan, store, self._world, report, outcome.history, is_done=is_done)
+        return outcome
+
+    def _one(self, attempt: Attempt, number: int) -> bool:
+        """Make one try with what happens to it; return whether the task is done."""
+        work = whole_try
+        if self._batch_id is not None and (self._is_canceled or (self._is_deferred and number % 2)):
+            work = deferred_try(self._batch_id)
+        twin = fork(self._plan, self._world, work) if attempt.twin else None
+        tried = fork(
+            self._plan, self._world, work,
+            kill_at=attempt.kill_at, hold_at=attempt.hold_at, holds_outside=not attempt.restart,
+        )  # fmt: skip
+        if attempt.cancel and self._batch_id is not None:
+            self._is_canceled = True
+            self._note(fork(self._plan, self._world, cancel_try(self._batch_id)).wait(), "cancel")
+            self._outcome.met.append("cancel race")
+        tried.wait()
+        if tried.state == "held":
+            if attempt.restart:
+                self._restart()
+                self._outcome.met.append("database restarted")
+                tried.let_go()
+            else:
+                self._held.append((tried, attempt.hold_for))
+                self._outcome.history.append("held")
+                self._outcome.met.append("zombie")
+        if twin is not None:
+            self._outcome.met.append("two at once")
+            self._note(twin.wait(), "twin")
+        done = False
+        if tried.state != "held":
+            done = self._note(tried, "try")
+            self._held = [(each, left - 1) for each, left in self._held]
+            while any(left <= 0 for _, left in self._held):
+                self._let_go()
+        return done
+
+    def _let_go(self) -> None:
+        tried, _ = self._held.pop(0)
+        self._note(tried.let_go(), "zombie")
+
+    def _note(self, tried: Try, what: str) -> bool:
+        self._outcome.history.append(f"{what}: {' | '.join(each for each in tried.lines if each[0] != '#')}")
+        self._outcome.steps.append(tried.steps)
+        word, _, rest = tried.state.partition(" ")
+        if tried.state == "killed":
+            self._outcome.met.append("kill -9")
+        if word in ("deferred", "done"):
+            self._batch_id = rest
+        if what == "try":
+            self._is_deferred = word == "deferred"
+        return word == "done" and what == "try"

@@ -1,0 +1,152 @@
+"""What happens in a life: drawn from a seed, so that it can happen again."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+
+from tests.chaos.provider import Behaviour
+from tests.chaos.proxy import KINDS, Fault
+
+ROUTES = {
+    "openai": ("upload", "create", "list", "get", "results", "synchronous"),
+    "anthropic": ("create", "list", "get", "results", "synchronous"),
+    "gemini": ("upload", "create", "list", "get", "results", "synchronous"),
+}
+ROW_KINDS = (
+    "missing", "errored", "overloaded", "expired", "truncated", "refused", "invalid_json", "line_separator",
+    "no_usage", "duplicated", "in_both_files", "malformed", "blank",
+)  # fmt: skip
+
+
+class Attempt(msgspec.Struct, kw_only=True):
+    """What happens to one try of the task."""
+
+    kill_at: int = 0
+    #: Held at this step while the next tries run, then let go.
+    hold_at: int = 0
+    #: Tries during which it is held.
+    hold_for: int = 1
+    #: The database is restarted while it is held.
+    restart: bool = False
+    #: A second try runs beside it.
+    twin: bool = False
+    #: Somebody cancels the batch beside it.
+    cancel: bool = False
+    #: Seconds until it begins.
+    pause: float = 120.0
+
+
+class Plan(msgspec.Struct, kw_only=True):
+    """One life."""
+
+    seed: int
+    provider: str
+    store: str
+    rows: int = 5
+    #: Requests in a part.
+    part_size: int = 3
+    max_rounds: int = 2
+    stragglers: int = 0
+    has_schema: bool = False
+    repeat_invalid_output: bool = False
+    #: Gemini's requests go by file, not inline.
+    by_file: bool = False
+    behaviour: Behaviour = msgspec.field(default_factory=Behaviour)
+    attempts: list[Attempt] = []
+
+    @property
+    def faults(self) -> list[str]:
+        """Return the names of what is sure to happen, beside what the proxy does."""
+        names = [f"rows {each['kind']}" for each in self.behaviour.faults.get("rows", [])]
+        names += [name for name in self.behaviour.faults if name != "rows"]
+        if self.behaviour.ahead:
+            names.append("clock skew")
+        return names
+
+
+def draw(seed: int, provider: str, store: str) -> Plan:
+    """Draw a life."""
+    dice = random.Random(f"{seed} {provider}")
+    plan = Plan(
+        seed=seed,
+        provider=provider,
+        store=store,
+        rows=dice.randint(3, 12),
+        part_size=dice.choice((4, 6, 12)),
+        max_rounds=dice.choice((0, 1, 2, 2)),
+        stragglers=dice.choice((0, 0, 0, 2, 4)),
+        has_schema=dice.random() < 0.3,
+        repeat_invalid_output=dice.random() < 0.5,
+        by_file=dice.random() < 0.5,
+        behaviour=_behaviour(dice, provider),
+        attempts=_attempts(dice, store),
+    )
+    if provider == "gemini" and not plan.by_file:
+        plan.behaviour.proxy = [each for each in plan.behaviour.proxy if each.route not in ("upload", "results")]
+        # What lies inline in an answer has no lines that could be spoiled.
+        for name in ("torn_last_line", "crlf"):
+            plan.behaviour.faults.pop(name, None)
+        for each in plan.behaviour.faults.get("rows", []):
+            each["kind"] = "missing" if each["kind"] == "malformed" else each["kind"]
+    return plan
+
+
+def _behaviour(dice: random.Random, provider: str) -> Behaviour:
+    faults: dict[str, Any] = {}
+    rows = []
+    for _ in range(dice.choice((0, 0, 1, 1, 2))):
+        picked = dice.sample(range(12), dice.randint(1, 3))
+        rows.append({"kind": dice.choice(ROW_KINDS), "rows": picked, "batches": dice.choice((1, 1, 2, -1))})
+    if rows:
+        faults["rows"] = rows
+    odd = dice.choice(
+        [{}] * 8
+        + [
+            {"unknown_status": "reticulating"},
+            {"expire_after": dice.choice((0.0, 0.5, 0.8))},
+            {"cancel_after": dice.choice((0.0, 0.5, 0.8))},
+            {"failed_batches": 1},
+            {"token_limit_exceeded": 1},
+            {"shuffle": True},
+            {"torn_last_line": True},
+            {"crlf": True},
+        ]
+    )
+    faults |= odd
+    proxy = [
+        Fault(
+            kind=dice.choice(KINDS),
+            route=dice.choice(ROUTES[provider]),
+            skip=dice.choice((0, 0, 0, 1, 2)),
+            times=dice.choice((1, 1, 1, 2, 3, 7)),
+        )
+        for _ in range(dice.choice((0, 1, 1, 2, 3)))
+    ]
+    return Behaviour(
+        progress=f"polls:{dice.choice((1, 1, 2, 4))}",
+        faults=faults,
+        proxy=proxy,
+        ahead=dice.choice((0.0, 0.0, 0.0, -420.0, 420.0, -3000.0, 3000.0)),
+        date_skew=dice.choice((0.0, 0.0, 0.0, None)),
+    )
+
+
+def _attempts(dice: random.Random, store: str) -> list[Attempt]:
+    attempts = []
+    for _ in range(dice.choice((0, 1, 2, 3))):
+        attempt = Attempt(pause=dice.choice((5.0, 30.0, 120.0, 900.0)))
+        step = int(dice.expovariate(1 / 40)) + 1
+        what = dice.choice(("kill", "kill", "hold", "twin", "restart" if store == "postgres" else "kill", "nothing"))
+        if what == "kill":
+            attempt.kill_at = step
+        elif what == "hold":
+            attempt.hold_at, attempt.hold_for = step, dice.randint(1, 3)
+        elif what == "restart":
+            attempt.hold_at, attempt.hold_for, attempt.restart = step, 0, True
+        elif what == "twin":
+            attempt.twin = True
+        attempts.append(attempt)
+    return attempts

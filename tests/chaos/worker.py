@@ -1,0 +1,232 @@
+"""A try of the task, in a process of its own that may be killed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import httpx
+import msgspec
+import tenacity
+
+from airflow_raif.adapters import gemini, http
+from airflow_raif.adapters.registry import make_adapter
+from airflow_raif.domain.batch import Batch, Claim
+from airflow_raif.domain.errors import InvalidBatchError, RaifError
+from airflow_raif.domain.rounds import RoundPolicy
+from airflow_raif.pricing.prices import PriceBook
+from airflow_raif.services.advance import advance_batch
+from airflow_raif.services.apply import apply_results
+from airflow_raif.services.cancel import cancel_batch
+from airflow_raif.services.fetch import fetch_batch_results
+from airflow_raif.services.output import make_parser
+from airflow_raif.services.poll import fetch_batch_status
+from airflow_raif.services.runtime import Runtime
+from airflow_raif.services.start import start_batch
+from airflow_raif.store.engine import make_engine, parse_url
+from tests.chaos.plan import Plan
+from tests.chaos.steps import SteppedFolder, SteppedStore, SteppedTransport, Steps
+from tests.support import ANSWER, MODELS, defaults_of, rows, settings_of
+
+log = logging.getLogger(__name__)
+
+#: Seconds until a silent provider counts as away.
+TIMEOUT = 0.75
+PRICES = PriceBook()
+
+
+def warm_up() -> None:
+    """Import what a try imports late, so that no worker has to."""
+    make_parser(ANSWER)
+    for provider, model in MODELS.items():
+        PRICES.pricer(provider, model)
+
+
+@dataclass
+class World:
+    """What the tries of a life share: store, provider, files and a clock that is moved on."""
+
+    provider_url: str
+    store_address: str
+    home: Path
+    offset: Any
+
+    def now(self) -> datetime:
+        """Return the time of this world."""
+        return datetime.now(UTC) + timedelta(seconds=self.offset.value)
+
+
+@dataclass
+class Try:
+    """A running or ended worker."""
+
+    pid: int
+    pipe: int
+    lines: list[str] = field(default_factory=list)
+    #: ``running``, ``held``, ``killed``, or the word the worker ended with.
+    state: str = "running"
+
+    def wait(self) -> Try:
+        """Wait until it ends or is held."""
+        _, status = os.waitpid(self.pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            self.state = "held"
+            return self
+        with os.fdopen(self.pipe, "rb") as pipe:
+            self.lines = pipe.read().decode().splitlines()
+        if os.WIFSIGNALED(status):
+            self.state = "killed"
+        else:
+            self.state = next((each for each in reversed(self.lines) if not each.startswith(("held", "#"))), "silent")
+        return self
+
+    def let_go(self) -> Try:
+        """Let a held one run to its end."""
+        os.kill(self.pid, signal.SIGCONT)
+        return self.wait()
+
+    @property
+    def steps(self) -> int:
+        """How many steps it took."""
+        return next((int(each.split()[2]) for each in self.lines if each.startswith("# steps")), 0)
+
+
+def claim_of(plan: Plan) -> Claim:
+    """Return the task instance of a life."""
+    return Claim("chaos", f"{plan.provider} {plan.seed}", "task", -1)
+
+
+def fork(plan: Plan, world: World, work: Callable[[Plan, World, Runtime], str], **steps: Any) -> Try:
+    """Start a worker; the word that its work returns, or the error it ended with, is its state."""
+    reads, writes = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writes)
+        return Try(pid, reads)
+    os.close(reads)
+    _run(plan, world, work, writes, steps)
+    raise AssertionError
+
+
+def _run(plan: Plan, world: World, work: Callable[..., str], pipe: int, given: dict[str, Any]) -> None:
+    def tell(line: str) -> None:
+        os.write(pipe, line.replace("\n", " ").encode() + b"\n")
+
+    try:
+        with suppress(OSError):
+            log = os.open(world.home / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 2)
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
+        steps = Steps(tell=tell, **given)
+        try:
+            with _runtime(plan, world, steps) as transport:
+                said = work(plan, world, transport)
+        except RaifError as error:
+            said = f"{'retry' if error.retryable else 'fatal'}: {type(error).__name__}: {error}"
+        tell(f"# steps {steps.count}")
+        tell(said)
+    except BaseException as error:
+        log.exception("A worker broke")
+        tell(f"broken: {type(error).__name__}: {error}")
+    finally:
+        os._exit(0)
+
+
+class _runtime:
+    """Open what a worker works with."""
+
+    def __init__(self, plan: Plan, world: World, steps: Steps) -> None:
+        # Nothing of a life waits for real, but for a database that is away.
+        http._jitter = tenacity.wait_none()
+        http.MAX_RETRY_AFTER_SECONDS = 0.0
+        if plan.by_file:
+            gemini.INLINE_MAX_BYTES = 0
+        limits = {"max_requests": plan.part_size}
+        adapter = make_adapter(settings_of(plan.provider, world.provider_url, limits=limits, timeout_seconds=TIMEOUT))
+        client = httpx.Client(timeout=TIMEOUT, verify=False, trust_env=False)
+        self._transport = SteppedTransport(steps, adapter, client=client, sleep=lambda _: None)
+        self._store = SteppedStore(make_engine(parse_url(world.store_address)), wait_seconds=60)
+        self._store.steps = steps
+        spool = folder_of(world.home / "spool", steps)
+        self._runtime = Runtime(
+            store=self._store, adapter=adapter, transport=self._transport, spool=spool, conn_id="chaos",
+            prices=PRICES, clock=world.now,
+        )  # fmt: skip
+
+    def __enter__(self) -> Runtime:
+        return self._runtime
+
+    def __exit__(self, *_: object) -> None:
+        self._transport.close()
+        self._store.close()
+
+
+def folder_of(path: Path, steps: Steps) -> SteppedFolder:
+    """Return a folder whose renames are steps."""
+    found = SteppedFolder(fsspec.filesystem("file"), str(path), f"file://{path}")
+    found.steps = steps
+    return found
+
+
+def whole_try(plan: Plan, world: World, runtime: Runtime) -> str:
+    """Do what a try of the operator does: find or submit the batch, ask once, go on, apply if it is over."""
+    policy = RoundPolicy(
+        max_rounds=plan.max_rounds,
+        synchronous_stragglers=plan.stragglers,
+        repeat_invalid_output=plan.repeat_invalid_output,
+    )
+    batch = start_batch(
+        runtime,
+        lambda: rows(plan.rows),
+        defaults=defaults_of(plan.provider, output_schema=ANSWER if plan.has_schema else None),
+        claim=claim_of(plan),
+        round_policy=policy,
+    )
+    return _go_on(world, runtime, batch)
+
+
+def deferred_try(batch_id: str) -> Callable[[Plan, World, Runtime], str]:
+    """Return what a task does when its trigger fires: go on with the batch that it has."""
+
+    def work(plan: Plan, world: World, runtime: Runtime) -> str:
+        return _go_on(world, runtime, runtime.store.get_batch(batch_id))
+
+    return work
+
+
+def _go_on(world: World, runtime: Runtime, batch: Batch) -> str:
+    fetch_batch_status(runtime, batch.batch_id)
+    batch = advance_batch(runtime, batch.batch_id)
+    if not batch.status.is_terminal:
+        return f"deferred {batch.batch_id}"
+    fetch_batch_results(runtime, batch.batch_id)
+    assert isinstance(runtime.spool, SteppedFolder)
+    destination = folder_of(world.home / "out" / batch.batch_id, runtime.spool.steps)
+    batch = apply_results(runtime, batch.batch_id, destination)
+    return f"done {batch.batch_id}"
+
+
+def cancel_try(batch_id: str) -> Callable[[Plan, World, Runtime], str]:
+    """Return what a kill or a user's click does."""
+
+    def work(plan: Plan, world: World, runtime: Runtime) -> str:
+        try:
+            return f"canceled {cancel_batch(runtime, batch_id)}"
+        except InvalidBatchError as error:
+            return f"not canceled: {error}"
+
+    return work
+
+
+def encoded(plan: Plan) -> str:
+    """Return a plan as a failure prints it."""
+    return msgspec.json.format(msgspec.json.encode(plan), indent=1).decode()
