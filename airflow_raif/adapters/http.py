@@ -18,6 +18,7 @@ from airflow_raif.domain.errors import (
     AuthenticationError,
     BatchNotFoundError,
     ConfigurationError,
+    MalformedResponseError,
     ProviderError,
     RateLimitedError,
     RejectedError,
@@ -108,6 +109,12 @@ class _Common:
         )
         text = self._secrets.text(f"{name} answered {status} to {request.method} {_path(request)}: {message}")
         details: dict[str, Any] = {"provider": name, "status": status, "code": code, "request_id": request_id or None}
+        if response.is_success:
+            return MalformedResponseError(
+                f"{name} answered {request.method} {_path(request)} with a web page; something on the way to"
+                f" {_host(self._adapter.base_url)} did so in its place, or the base URL is wrong",
+                **details,
+            )
         if 300 <= status < 400:
             return ProviderError(f"{text} (a redirect, which is not followed with the key)", **details)
         if status in (401, 403) or code == "API_KEY_INVALID":
@@ -204,7 +211,7 @@ class HttpTransport(_Common):
         arguments = self._arguments(request)
         try:
             response = self._client.send(self._client.build_request(**arguments), stream=True)
-            if response.is_success:
+            if response.is_success and not _is_page(response):
                 return response
             response.read()
             response.close()
@@ -239,7 +246,7 @@ class AsyncHttpTransport(_Common):
         arguments = self._arguments(request)
         try:
             response = await self._client.request(**arguments)
-            if response.is_success:
+            if response.is_success and not _is_page(response):
                 return self._answer(response)
             failed = self._refused(response, request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -278,6 +285,11 @@ def _origin(url: str) -> tuple[str, str, int | None] | None:
     except httpx.InvalidURL:
         return None
     return parsed.scheme, parsed.host, parsed.port or {"http": 80, "https": 443}.get(parsed.scheme)
+
+
+def _is_page(response: httpx.Response) -> bool:
+    """Whether a gateway or a login page answered: no API of a provider speaks HTML."""
+    return bool(response.headers.get("content-type", "").lower().startswith("text/html"))
 
 
 def _host(url: str) -> str:

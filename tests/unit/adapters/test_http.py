@@ -17,6 +17,7 @@ from airflow_raif.domain.errors import (
     AuthenticationError,
     BatchNotFoundError,
     ConfigurationError,
+    MalformedResponseError,
     ProviderError,
     RateLimitedError,
     RejectedError,
@@ -65,6 +66,29 @@ def test_transient_failures_are_repeated():
     with pytest.raises(UnavailableError, match="openai answered 500 to GET /batches: oops"):
         transport.send(GET)
     assert len(calls) == http.MAX_ATTEMPTS
+
+
+PAGE = httpx.Response(200, html="<!DOCTYPE html><title>Log in</title>")
+
+
+def test_a_web_page_is_no_answer():
+    """What a gateway or a login page says in the provider's place is asked for again, and is no empty list."""
+    transport, _ = scripted(PAGE, httpx.Response(200, json={}))
+    assert transport.send(GET).content == b"{}"
+    transport, _ = scripted(PAGE)
+    with pytest.raises(MalformedResponseError, match="with a web page; something on the way to api.example"):
+        transport.send(GET, retry=False)
+    with pytest.raises(MalformedResponseError), transport.stream(GET) as blocks:
+        list(blocks)
+
+
+async def test_a_web_page_is_no_answer_to_a_poll():
+    """It says nothing of the batch."""
+    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: PAGE))
+    transport = AsyncHttpTransport(make_adapter(settings_of("openai", "http://api.example")), client=client)
+    with pytest.raises(MalformedResponseError):
+        await transport.send(GET)
+    await transport.aclose()
 
 
 def test_a_create_is_sent_once():
