@@ -19,8 +19,8 @@ from airflow_raif.adapters.http import HttpTransport
 from airflow_raif.adapters.registry import make_adapter
 from airflow_raif.domain.batch import Claim
 from airflow_raif.domain.request import RequestDefaults
+from airflow_raif.services.find import LIST_LAG_SECONDS
 from airflow_raif.services.runtime import Runtime
-from airflow_raif.services.submit import LIST_LAG_SECONDS
 from airflow_raif.spool.files import Folder
 from airflow_raif.store import Store
 

@@ -11,7 +11,7 @@ from airflow_raif.services.fetch import fetch_batch_results
 from airflow_raif.services.rounds import open_round
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.stragglers import send_stragglers
-from airflow_raif.services.submit import submit_batch
+from airflow_raif.services.submit import submit_pending
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def advance_batch(runtime: Runtime, batch_id: str, *, may_repeat: bool = True) -
 def _submit(runtime: Runtime, batch: Batch) -> None:
     """Submit pending parts; a round that the provider refuses ends as failed, since the rounds before it were paid."""
     try:
-        submit_batch(runtime, batch.batch_id)
+        submit_pending(runtime, batch)
     except (RejectedError, BatchNotFoundError) as error:
         batch = runtime.store.get_batch(batch.batch_id)
         pending = [part for part in batch.parts if part.status is BatchStatus.PENDING]

@@ -11,8 +11,26 @@ from airflow_raif.services.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-#: Lists may lag behind creates, so what a provider does not list is sent again no sooner than this after its intent.
-LIST_LAG_SECONDS = 60
+#: A create leaves its worker within this of its intent, and the time that its requests take at this rate, or not at
+#: all: also an attempt that slept, or that another took for dead, never sends what was sent again since.
+CREATE_SECONDS = 60
+CREATE_BYTES_PER_SECOND = 128 * 1024
+#: Lists may lag behind creates for as long again. What a provider does not list is sent again no sooner than this
+#: after its intent.
+LIST_LAG_SECONDS = 2 * CREATE_SECONDS
+
+
+def may_be_sent(runtime: Runtime, part: Part) -> bool:
+    """Whether a create may still leave, so that no other attempt can take it for lost before it is listed."""
+    return _seconds_left(runtime, part) > LIST_LAG_SECONDS - CREATE_SECONDS
+
+
+def _seconds_left(runtime: Runtime, part: Part) -> float:
+    """Return how long a create may yet be on its way, and then not be listed."""
+    assert part.intent_at is not None  # noqa: S101 - the callers looked
+    # Requests that were uploaded before do not travel with the create.
+    seconds = 0.0 if part.input_ref is not None else part.request_bytes / CREATE_BYTES_PER_SECOND
+    return LIST_LAG_SECONDS + seconds - (runtime.clock() - part.intent_at).total_seconds()
 
 
 def find_part(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
@@ -23,9 +41,8 @@ def find_part(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
     """
     if (found := look_up(runtime, batch, part)) is not None:
         return found
-    assert part.intent_at is not None  # noqa: S101 - the callers looked
-    if (left := LIST_LAG_SECONDS - (runtime.clock() - part.intent_at).total_seconds()) > 0:
-        raise not_listed(batch, part, "an earlier attempt got no reply to it", left)
+    if _seconds_left(runtime, part) > 0:
+        raise not_listed(runtime, batch, part, "an earlier attempt got no reply to it")
     return None
 
 
@@ -60,9 +77,10 @@ def look_up(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
     return None
 
 
-def not_listed(batch: Batch, part: Part, why: str, seconds: float) -> UnavailableError:
-    """Return the error of a part that the provider does not list, though it may in so many seconds."""
-    what = f"the provider does not list it, which may change within {LIST_LAG_SECONDS} seconds of the call: {why}"
+def not_listed(runtime: Runtime, batch: Batch, part: Part, why: str) -> UnavailableError:
+    """Return the error of a part that the provider does not list, though it may soon."""
+    seconds = max(_seconds_left(runtime, part), 0.0)
+    what = f"the provider does not list it, which may change within the next {seconds:.0f} seconds: {why}"
     return _unavailable(batch, part, what, seconds)
 
 

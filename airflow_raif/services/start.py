@@ -16,7 +16,7 @@ from airflow_raif.services.create import continue_batch, create_batch
 from airflow_raif.services.fingerprint import fingerprint_rows
 from airflow_raif.services.resume import OnInputChange, give_up, resume_batch
 from airflow_raif.services.runtime import Runtime
-from airflow_raif.services.submit import submit_batch, submit_part
+from airflow_raif.services.submit import submit_part, submit_pending
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def start_batch(
         )
     # Rounds are for whoever waits.
     if any(part.status is BatchStatus.PENDING and not part.round for part in batch.parts):
-        batch = submit_batch(runtime, batch.batch_id)
+        batch = submit_pending(runtime, batch)
     return batch
 
 

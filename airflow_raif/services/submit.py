@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
-from airflow_raif.adapters.base import SpooledPart
+from airflow_raif.adapters.base import Request, Response, SpooledPart, Transport
 from airflow_raif.domain.batch import Batch, Part, PartState
 from airflow_raif.domain.errors import (
     AuthenticationError,
@@ -13,12 +16,16 @@ from airflow_raif.domain.errors import (
     MalformedResponseError,
     RejectedError,
     TransientProviderError,
+    UnavailableError,
 )
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.services.find import LIST_LAG_SECONDS, find_part, look_up, not_listed
+from airflow_raif.services.find import find_part, look_up, may_be_sent, not_listed
 from airflow_raif.services.runtime import Runtime
 
 log = logging.getLogger(__name__)
+
+#: The most of a create's body that is sent before it is asked again whether it still may.
+BLOCK_BYTES = 64 * 1024
 
 
 def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
@@ -35,12 +42,20 @@ def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
     batch = runtime.store.get_batch(batch_id)
     if batch.spooled_at is None:
         raise InvalidBatchError(f"batch {batch_id} was never created whole; create it anew")
-    pending = [part for part in batch.parts if part.status is BatchStatus.PENDING and not part.is_synchronous]
-    if not pending:
+    if not any(map(_is_pending, batch.parts)):
         raise InvalidBatchError(f"batch {batch_id} is {batch.status} and has nothing left to submit")
-    for part in pending:
+    return submit_pending(runtime, batch)
+
+
+def submit_pending(runtime: Runtime, batch: Batch) -> Batch:
+    """Send every part that has not been sent, if there is any; as :func:`submit_batch`."""
+    for part in filter(_is_pending, batch.parts):
         submit_part(runtime, batch, part)
-    return runtime.store.get_batch(batch_id)
+    return runtime.store.get_batch(batch.batch_id)
+
+
+def _is_pending(part: Part) -> bool:
+    return part.status is BatchStatus.PENDING and not part.is_synchronous
 
 
 def submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
@@ -82,9 +97,15 @@ def _resume(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
 
 def _create(runtime: Runtime, batch: Batch, part: Part, spooled: SpooledPart) -> PartState:
     part.intent_at = runtime.clock()
-    runtime.store.record_intent(part.id, part.intent_at)
+    if not runtime.store.record_intent(part.id, part.intent_at):
+        raise UnavailableError(
+            f"part {part.number} of batch {batch.batch_id} was submitted, or is being submitted, by another attempt of"
+            " the task; retry it: it goes on with what the other made",
+            provider=batch.provider,
+        )
+    in_time = _InTime(runtime.transport, lambda: _check_time(runtime, batch, part))
     try:
-        return runtime.adapter.create(runtime.transport, spooled, part.input_ref)
+        return runtime.adapter.create(in_time, spooled, part.input_ref)
     except (AuthenticationError, RejectedError, BatchNotFoundError):
         runtime.store.clear_intent(part.id, part.intent_at)
         raise
@@ -94,5 +115,52 @@ def _create(runtime: Runtime, batch: Batch, part: Part, spooled: SpooledPart) ->
             raise
         log.warning("No usable reply to creating part %s of batch %s; looking it up", part.number, batch.batch_id)
         if (found := look_up(runtime, batch, part)) is None:
-            raise not_listed(batch, part, str(error), LIST_LAG_SECONDS) from error
+            raise not_listed(runtime, batch, part, str(error)) from error
         return found
+
+
+def _check_time(runtime: Runtime, batch: Batch, part: Part) -> None:
+    """Raise if a create was on its way for so long that another attempt may have taken it for lost."""
+    if may_be_sent(runtime, part):
+        return
+    late = UnavailableError(
+        f"part {part.number} of batch {batch.batch_id} could not be sent to {batch.provider} in time after"
+        f" {part.intent_at:%Y-%m-%d %H:%M:%S} UTC; the call was broken off, so nothing was made. Retry the task",
+        provider=batch.provider,
+    )
+    # A create without the end of its body makes nothing.
+    late.maybe_sent = False
+    raise late
+
+
+@dataclass(frozen=True)
+class _InTime:
+    """A transport whose calls break off once they come too late, also in the middle of their body."""
+
+    transport: Transport
+    check: Callable[[], None]
+
+    def send(self, request: Request, *, retry: bool = True) -> Response:
+        """Send, as long as it is in time."""
+        content = request.content or b""
+        if callable(content):
+            blocks, length = content, request.content_length
+        else:
+            blocks, length = lambda: _pieces(content), len(content)
+        in_time = replace(request, content=lambda: self._checked(blocks()), content_length=length)
+        return self.transport.send(in_time, retry=retry)
+
+    def stream(self, request: Request) -> AbstractContextManager[Iterator[bytes]]:
+        """Open an answer."""
+        return self.transport.stream(request)
+
+    def _checked(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        for block in blocks:
+            for piece in _pieces(block):
+                self.check()
+                yield piece
+
+
+def _pieces(content: bytes) -> Iterator[bytes]:
+    for start in range(0, len(content), BLOCK_BYTES):
+        yield content[start : start + BLOCK_BYTES]

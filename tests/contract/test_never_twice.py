@@ -21,9 +21,10 @@ from airflow_raif.services.apply import apply_results
 from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.create import create_batch
 from airflow_raif.services.fetch import fetch_batch_results
+from airflow_raif.services.find import LIST_LAG_SECONDS
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.start import start_batch
-from airflow_raif.services.submit import LIST_LAG_SECONDS, submit_batch
+from airflow_raif.services.submit import submit_batch
 from tests.support import (
     CLAIM,
     PROVIDERS,
