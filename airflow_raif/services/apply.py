@@ -26,27 +26,37 @@ RESULT_FILE = "results.jsonl"
 def apply_results(runtime: Runtime, batch_id: str, destination: Folder, name: str = RESULT_FILE) -> Batch:
     """Write the batch's results as JSONL, whole or not at all; a second call with the same place does nothing.
 
+    Another attempt may open a round meanwhile; then what was written is not all, and is written anew once it is.
+
     A row has ``custom_id``, the user's own columns, ``status``, ``reason``, ``output`` (text, parsed JSON or
     embedding; null unless completed), ``raw_output`` (text of an answer that failed), ``tool_calls``, ``error``
     (message, code, status), ``model``, ``finish_reason``, ``usage`` and ``cost`` (USD: batch, standard).
 
     :raises InvalidBatchError: the results have not been fetched.
     """
-    batch = runtime.store.get_batch(batch_id)
-    if batch.results_fetched_at is None:
-        raise InvalidBatchError(
-            f"batch {batch_id} is {batch.status} and its results were not fetched; fetch them first"
-        )
     uri = destination.uri_of(name)
-    if batch.applied_at is not None and batch.result_uri == uri and destination.exists(name):
-        return batch
-    if batch.spool_deleted_at is not None:
-        raise InvalidBatchError(
-            f"the spool of batch {batch_id} was deleted on {batch.spool_deleted_at:%Y-%m-%d}, and {batch.result_uri} is"
-            f" the only result file there was; to pay for these answers again, trigger a new run"
-        )
+    while True:
+        batch = runtime.store.get_batch(batch_id)
+        if batch.results_fetched_at is None:
+            raise InvalidBatchError(
+                f"batch {batch_id} is {batch.status} and its results were not fetched; fetch them first"
+            )
+        if batch.applied_at is not None and batch.result_uri == uri and destination.exists(name):
+            return batch
+        if batch.spool_deleted_at is not None:
+            raise InvalidBatchError(
+                f"the spool of batch {batch_id} was deleted on {batch.spool_deleted_at:%Y-%m-%d}, and"
+                f" {batch.result_uri} is the only result file there was; to pay for these answers again, trigger a new"
+                " run"
+            )
+        _write(runtime, batch, destination, name)
+        if runtime.store.mark_applied(batch, uri, runtime.clock()):
+            return runtime.store.get_batch(batch_id)
+
+
+def _write(runtime: Runtime, batch: Batch, destination: Folder, name: str) -> None:
     with ExitStack() as stack:
-        folder = runtime.folder(batch_id)
+        folder = runtime.folder(batch.batch_id)
         writer = _RowWriter(runtime, batch, folder, stack)
         # A batch that was given up before its input was read to the end has no fingerprint and no columns.
         has_columns = batch.fingerprint is not None
@@ -54,8 +64,6 @@ def apply_results(runtime: Runtime, batch_id: str, destination: Folder, name: st
         file = stack.enter_context(destination.write(name))
         for entries in runtime.store.iter_entries(batch):
             file.writelines(writer.rows(entries, columns))
-    runtime.store.mark_applied(batch, uri, runtime.clock())
-    return runtime.store.get_batch(batch_id)
 
 
 class _RowWriter:

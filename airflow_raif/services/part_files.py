@@ -50,6 +50,8 @@ class PartFiles:
     next_number: int = 0
     taken: Collection[int] = ()
     round: int = 0
+    #: Put after the names of the files; whoever sets it renames them.
+    suffix: str = ""
     _open: dict[str, _OpenPart] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -86,7 +88,7 @@ class PartFiles:
         while self.next_number in self.taken:
             self.next_number += 1
         close = ExitStack()
-        file = close.enter_context(self.folder.write(requests_file(self.next_number)))
+        file = close.enter_context(self.folder.write(requests_file(self.next_number) + self.suffix))
         part = self._open[model] = _OpenPart(self.next_number, model, file, close)
         self.next_number += 1
         return part

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
 from typing import IO
+from uuid import uuid4
 
 import msgspec
 
@@ -58,16 +59,21 @@ def open_round(runtime: Runtime, batch: Batch) -> bool:
     rounds = _rounds(batch)
     new: list[NewPart] = []
     folder = runtime.folder(batch.batch_id)
-    files = PartFiles(folder, runtime.adapter.limits, new.append, next_number=len(batch.parts), round=rounds + 1)
+    # Another process may open the round, and send its files, while this one writes its own.
+    draft = f".{uuid4().hex}.draft"
+    files = PartFiles(
+        folder, runtime.adapter.limits, new.append, next_number=len(batch.parts), round=rounds + 1, suffix=draft
+    )
     with files, ExitStack() as stack:
         _write(runtime, batch, files, stack)
     count = sum(part.request_count for part in new)
     is_last = count <= stragglers
     if is_last:
         new = [msgspec.structs.replace(part, is_synchronous=True) for part in new]
-    if not count or (is_over and not is_last):
-        return False
-    if not runtime.store.open_round(batch, new, _moved(runtime, batch, new)):
+    is_open = count > 0 and (is_last or not is_over)
+    if not is_open or not runtime.store.open_round(batch, new, _moved(runtime, batch, new, draft)):
+        for part in new:
+            folder.remove(requests_file(part.number) + draft)
         return False
     how = "one by one, at the price of the synchronous API" if is_last else "again"
     log.info("Round %s of batch %s: %s entries go out %s", rounds + 1, batch.batch_id, count, how)
@@ -113,10 +119,16 @@ def _embedding_inputs(runtime: Runtime, line: bytes) -> int:
     return runtime.adapter.count_embedding_inputs(EntryRequest(body=body))
 
 
-def _moved(runtime: Runtime, batch: Batch, parts: list[NewPart]) -> Iterator[list[tuple[int, int, int, int]]]:
-    """Yield where each entry's request lies now, in chunks, read off the files that were just written."""
+def _moved(
+    runtime: Runtime, batch: Batch, parts: list[NewPart], draft: str
+) -> Iterator[list[tuple[int, int, int, int]]]:
+    """Give the files their names, and yield where each entry's request lies now, in chunks, read off them.
+
+    The store asks once nobody else can open the round.
+    """
     folder, prefix = runtime.folder(batch.batch_id), wire_prefix(batch.batch_id)
     for part in parts:
+        folder.rename(requests_file(part.number) + draft, requests_file(part.number))
         with folder.local_copy(requests_file(part.number)) as file:
             lines = split_lines(iter(lambda: file.read(1 << 20), b""))
             while chunk := list(islice(lines, MOVE_CHUNK)):

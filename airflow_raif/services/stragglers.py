@@ -56,7 +56,7 @@ def send_stragglers(runtime: Runtime, batch: Batch, part: Part) -> None:
                 provider=batch.provider,
             )
         log.warning("Batch %s: the answers of %s synchronous calls were lost", batch.batch_id, len(lost))
-    with folder.write(results_file(part.number)) as file:
+    with folder.write(results_file(part.number), once=True) as file:
         for number, line in enumerate(lines):
             if number in lost:
                 file.write(runtime.adapter.synchronous_row(line, None, _LOST) + b"\n")

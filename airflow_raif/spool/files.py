@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -41,10 +43,12 @@ class Folder:
         return bool(self.fs.exists(f"{self.path}/{name}"))
 
     @contextmanager
-    def write(self, name: str) -> Iterator[IO[bytes]]:
-        """Open a file for writing; it appears under its name only if the block ends without an error.
+    def write(self, name: str, *, once: bool = False) -> Iterator[IO[bytes]]:
+        """Open a file for writing; it appears under its name, and lasts, only if the block ends without an error.
 
         Bytes are gathered on local disk first, so a crash leaves nothing half-written on object storage.
+
+        :param once: a file that is there by the end of the block stays, since others read in it already.
         """
         self.fs.makedirs(self.path, exist_ok=True)
         final = f"{self.path}/{name}"
@@ -53,7 +57,10 @@ class Folder:
             try:
                 with temporary.open("wb", buffering=BLOCK_BYTES) as file:
                     yield file
-                temporary.replace(final)
+                    file.flush()
+                    # The store commits what lies in the file, so it outlasts a loss of power like a commit.
+                    os.fsync(file.fileno())
+                _publish(temporary, Path(final), once=once)
             finally:
                 temporary.unlink(missing_ok=True)
             return
@@ -61,7 +68,19 @@ class Folder:
             yield file
             file.flush()
             # Object stores show an object only when its upload is complete.
-            self.fs.put_file(file.name, final)
+            if not (once and self.exists(name)):
+                self.fs.put_file(file.name, final)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a whole file another name, in place of any that has it."""
+        if self._is_local:
+            Path(f"{self.path}/{name}").replace(f"{self.path}/{new_name}")
+        else:
+            self.fs.mv(f"{self.path}/{name}", f"{self.path}/{new_name}")
+
+    def remove(self, name: str) -> None:
+        """Delete a file."""
+        self.fs.rm_file(f"{self.path}/{name}")
 
     def blocks(self, name: str) -> Callable[[], Iterator[bytes]]:
         """Return a function that reads the file from its start in blocks."""
@@ -85,11 +104,16 @@ class Folder:
             yield file
 
     def delete(self) -> bool:
-        """Delete the folder with everything in it; return whether there was one."""
-        if not self.fs.exists(self.path):
-            return False
-        self.fs.rm(self.path, recursive=True)
-        return True
+        """Delete the folder with everything in it, also if others do so meanwhile; return whether there was one."""
+        was_there = False
+        while self.fs.exists(self.path):
+            was_there = True
+            try:
+                self.fs.rm(self.path, recursive=True)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                    raise
+        return was_there
 
     @property
     def _is_local(self) -> bool:
@@ -99,6 +123,20 @@ class Folder:
     def _open(self, name: str) -> AbstractContextManager[Any]:
         path = f"{self.path}/{name}"
         return Path(path).open("rb") if self._is_local else self.fs.open(path, "rb")
+
+
+def _publish(temporary: Path, final: Path, *, once: bool) -> None:
+    if not once:
+        temporary.replace(final)
+        return
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        return
+    except OSError:
+        # A file system without links.
+        if not final.exists():
+            temporary.replace(final)
 
 
 def requests_file(part_number: int) -> str:

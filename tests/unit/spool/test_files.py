@@ -1,5 +1,8 @@
 """Files of a batch."""
 
+import errno
+import os
+
 import fsspec
 import pytest
 
@@ -59,3 +62,67 @@ def test_deleting_takes_everything(folder):
     folder.child("b").delete()
     folder.child("b").delete()
     assert not folder.child("b").exists("a.jsonl")
+
+
+def test_a_file_that_is_written_once_stays(folder):
+    """Others note where in it they read."""
+    with folder.write("a.jsonl", once=True) as mine:
+        mine.write(b"mine")
+        with folder.write("a.jsonl", once=True) as other:
+            other.write(b"the other's, whole by now")
+    assert b"".join(folder.blocks("a.jsonl")()) == b"the other's, whole by now"
+
+
+def test_a_file_system_without_links(folder, monkeypatch):
+    """A share may have none; a file is there all the same."""
+
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+    for content in (b"first", b"second"):
+        with folder.write("a.jsonl", once=True) as file:
+            file.write(content)
+    assert b"".join(folder.blocks("a.jsonl")()) == b"first"
+
+
+def test_renaming_and_removing(folder):
+    """A file takes the place of another."""
+    for name in ("a", "b"):
+        with folder.write(name) as file:
+            file.write(name.encode())
+    folder.rename("a", "b")
+    assert not folder.exists("a")
+    assert b"".join(folder.blocks("b")()) == b"a"
+    folder.remove("b")
+    assert not folder.exists("b")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTEMPTY])
+def test_deleting_together_with_another(folder, monkeypatch, number):
+    """What somebody else deletes or writes meanwhile does not stop the deletion."""
+    with folder.write("a.jsonl") as file:
+        file.write(b"x")
+    real = folder.fs.rm
+
+    def disturbed(*arguments, **named):
+        monkeypatch.setattr(folder.fs, "rm", real)
+        raise OSError(number, "somebody else is at it")
+
+    monkeypatch.setattr(folder.fs, "rm", disturbed)
+    folder.delete()
+    assert not folder.exists("a.jsonl")
+
+
+def test_a_folder_that_may_not_be_deleted(folder, monkeypatch):
+    """Is told."""
+    with folder.write("a.jsonl") as file:
+        file.write(b"x")
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.fs, "rm", refuse)
+        with pytest.raises(PermissionError):
+            folder.delete()
