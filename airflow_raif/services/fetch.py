@@ -76,7 +76,7 @@ def fetch_ended_parts(runtime: Runtime, batch_id: str) -> Batch:
 def _fetch_part(runtime: Runtime, batch: Batch, part: Part) -> None:
     folder, name = runtime.folder(batch.batch_id), results_file(part.number)
     if not folder.exists(name):
-        with folder.write(name) as file:
+        with folder.write(name, once=True) as file:
             if part.provider_batch_id is not None:
                 try:
                     download_results(runtime, batch, part, file)
