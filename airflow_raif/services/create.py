@@ -118,23 +118,25 @@ def _leave(runtime: Runtime, batch: Batch, error: BaseException) -> None:
     """Leave nothing of a batch that cannot be made whole, unless something of it was submitted.
 
     :raises InvalidRequestError: instead of the row's error, with what was submitted before it.
+    :raises AttemptLostError: another attempt took this one for dead, and discarded the batch.
     """
-    try:
-        runtime.store.discard_batch(batch.batch_id)
-    except BatchMissingError:
-        log.info("Another attempt discarded batch %s", batch.batch_id)
-    except InvalidBatchError:
-        sent = [part for part in runtime.store.get_batch(batch.batch_id).parts if part.intent_at is not None]
-        account = (
-            f"{len(sent)} parts of batch {batch.batch_id} with {sum(part.request_count for part in sent):,} requests"
-            " were submitted before; they go on, and a retry or a clear of the task goes on after them, if the rows"
-            " before stay as they are"
-        )
-        log.warning("%s", account)
-        if isinstance(error, InvalidRequestError):
-            raise type(error)(f"{error}. {account}", row=error.row) from error
-    else:
+    if runtime.store.discard_batch(batch.batch_id):
         runtime.folder(batch.batch_id).delete()
+        return
+    try:
+        parts = runtime.store.get_batch(batch.batch_id).parts
+    except BatchMissingError:
+        runtime.folder(batch.batch_id).delete()
+        raise AttemptLostError(f"another attempt of the task discarded batch {batch.batch_id}; it goes on") from error
+    sent = [part for part in parts if part.intent_at is not None]
+    account = (
+        f"{len(sent)} parts of batch {batch.batch_id} with {sum(part.request_count for part in sent):,} requests"
+        " were submitted before; they go on, and a retry or a clear of the task goes on after them, if the rows"
+        " before stay as they are"
+    )
+    log.warning("%s", account)
+    if isinstance(error, InvalidRequestError):
+        raise type(error)(f"{error}. {account}", row=error.row) from error
 
 
 @dataclass

@@ -37,15 +37,13 @@ def resume_batch(
     :param on_input_change: ``refuse``, or ``resubmit``: cancel the batch if it runs, and make a new one.
     :raises InputChangedError: the input is not what the batch was made of, and that is to be refused.
     """
-    batch = runtime.store.find_by_claim(claim)
+    while (batch := runtime.store.find_by_claim(claim)) is not None and batch.spooled_at is None:
+        if batch.is_sent:
+            return batch
+        if runtime.store.discard_batch(batch.batch_id):
+            log.info("Discarded batch %s, which was never created whole", batch.batch_id)
+            runtime.folder(batch.batch_id).delete()
     if batch is None:
-        return None
-    if batch.spooled_at is None and batch.is_sent:
-        return batch
-    if batch.spooled_at is None:
-        log.info("Discarding batch %s, which was never created whole", batch.batch_id)
-        runtime.store.discard_batch(batch.batch_id)
-        runtime.folder(batch.batch_id).delete()
         return None
     if batch.status.is_terminal:
         batch = fetch_batch_results(runtime, batch.batch_id)

@@ -10,7 +10,7 @@ from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.errors import BatchNotFoundError, InvalidBatchError, ProviderError, RejectedError
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.spool.files import Folder
-from airflow_raif.store import BatchMissingError, Store, WaitingPart
+from airflow_raif.store import Store, WaitingPart
 
 log = logging.getLogger(__name__)
 
@@ -92,22 +92,12 @@ def delete_spool(store: Store, spool: Folder, batch: Batch, now: datetime) -> bo
         raise InvalidBatchError(
             f"the results of batch {batch.batch_id} were not fetched and applied; its spool is kept"
         )
-    return store.mark_spool_deleted(batch, now) and _delete_folder(spool.child(batch.batch_id))
+    return store.mark_spool_deleted(batch, now) and spool.child(batch.batch_id).delete()
 
 
 def discard_half_created(store: Store, spool: Folder, batch: Batch) -> bool:
     """Forget a batch whose creation stopped half-way, with its spool; return whether it was still there."""
-    try:
-        store.discard_batch(batch.batch_id)
-    except BatchMissingError:
+    if not store.discard_batch(batch.batch_id):
         return False
-    _delete_folder(spool.child(batch.batch_id))
+    spool.child(batch.batch_id).delete()
     return True
-
-
-def _delete_folder(folder: Folder) -> bool:
-    try:
-        return folder.delete()
-    except FileNotFoundError:
-        # Another sweep was faster.
-        return False

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from airflow_raif.domain.batch import Batch, Claim, Part
 from airflow_raif.domain.status import BatchStatus
@@ -90,11 +90,12 @@ def mark_fetched(connection: Connection, batch: Batch, at: datetime) -> None:
     )
 
 
-def mark_applied(connection: Connection, batch: Batch, result_uri: str, at: datetime) -> None:
-    """Note where the results are, and when they came there first."""
-    where = batch_table.c.id == batch.id
-    connection.execute(update(batch_table).where(where).values(result_uri=result_uri))
-    connection.execute(update(batch_table).where(where, batch_table.c.applied_at.is_(None)).values(applied_at=at))
+def mark_applied(connection: Connection, batch: Batch, result_uri: str, at: datetime) -> bool:
+    """Note where the results are, and when they came there first; False: they are not those any more."""
+    columns = batch_table.c
+    where = (columns.id == batch.id, columns.results_fetched_at == batch.results_fetched_at)
+    values = {"result_uri": result_uri, "applied_at": func.coalesce(columns.applied_at, at)}
+    return bool(connection.execute(update(batch_table).where(*where).values(values)).rowcount)
 
 
 def statuses(connection: Connection, batch_ids: Sequence[str]) -> dict[str, BatchStatus]:

@@ -40,7 +40,9 @@ def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 class ClaimTakenError(StoreError):
-    """The task instance holds a batch already."""
+    """The task instance holds a batch already; a later attempt finds it."""
+
+    retryable = True
 
     def __init__(self, message: str, *, batch_id: str) -> None:
         super().__init__(message)

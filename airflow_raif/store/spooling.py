@@ -7,7 +7,6 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, func, select, update
 
 from airflow_raif.domain.batch import Batch
-from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.store import batches, parts
 from airflow_raif.store.records import AttemptLostError
 from airflow_raif.store.tables import batch as batch_table
@@ -33,7 +32,11 @@ def check(connection: Connection, batch: Batch) -> None:
     :raises AttemptLostError: it is not.
     """
     statement = select(_batch.id).where(
-        _batch.id == batch.id, _batch.spool_attempt == batch.spool_attempt, _batch.spooled_at.is_(None)
+        # SQLite gives the key of a row that was deleted to the next one.
+        _batch.id == batch.id,
+        _batch.batch_id == batch.batch_id,
+        _batch.spool_attempt == batch.spool_attempt,
+        _batch.spooled_at.is_(None),
     )
     if connection.scalar(statement.with_for_update()) is None:
         raise AttemptLostError(
@@ -69,20 +72,18 @@ def give_up(connection: Connection, batch_id: str, at: datetime) -> bool:
     return True
 
 
-def discard(connection: Connection, batch_id: str) -> None:
-    """Delete a batch of which nothing was ever sent.
-
-    :raises InvalidBatchError: something was, or may have been.
-    """
+def discard(connection: Connection, batch_id: str) -> bool:
+    """Delete a batch that is not whole and of which nothing was sent; return whether there was one."""
     # Both are held until the end, so that nobody adds a part or begins to send one meanwhile.
-    key = connection.scalar(select(_batch.id).where(_batch.batch_id == batch_id).with_for_update())
+    where = (_batch.batch_id == batch_id, _batch.spooled_at.is_(None))
+    key = connection.scalar(select(_batch.id).where(*where).with_for_update())
     connection.execute(select(part_table.c.id).where(part_table.c.batch_key == key).with_for_update())
-    batch = batches.get(connection, batch_id)
-    if batch.is_sent:
-        raise InvalidBatchError(f"batch {batch_id} was submitted, at least in part, and cannot be discarded")
+    if key is None or batches.get(connection, batch_id).is_sent:
+        return False
     for table in (entry_table, part_table):
-        connection.execute(delete(table).where(table.c.batch_key == batch.id))
-    connection.execute(delete(batch_table).where(_batch.id == batch.id))
+        connection.execute(delete(table).where(table.c.batch_key == key))
+    connection.execute(delete(batch_table).where(_batch.id == key))
+    return True
 
 
 def _forget_loose_entries(connection: Connection, batch_key: int) -> None:

@@ -9,7 +9,6 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, Claim, EntryOutcome, Part, PartState
-from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.store import batches, browse, entries, parts, spooling, sweeps
 from airflow_raif.store.database import Database
@@ -67,13 +66,10 @@ class Store(Database):
         """Let the task instance make a new batch; this one stays, and still tells whose it was."""
         self._update_batch(batch_id, claim_released_at=at)
 
-    def discard_batch(self, batch_id: str) -> None:
-        """Delete a batch of which nothing was ever sent.
-
-        :raises InvalidBatchError: something was, or may have been.
-        """
+    def discard_batch(self, batch_id: str) -> bool:
+        """Delete a batch that is not whole and of which nothing was sent; return whether there was one."""
         with self._transaction() as connection:
-            spooling.discard(connection, batch_id)
+            return spooling.discard(connection, batch_id)
 
     def take_up_spooling(self, batch: Batch) -> Batch:
         """Let this attempt alone go on with a batch that is not whole.
@@ -107,10 +103,13 @@ class Store(Database):
             batches.mark_fetched(connection, batch, at)
             return batches.get(connection, batch.batch_id)
 
-    def mark_applied(self, batch: Batch, result_uri: str, at: datetime) -> None:
-        """Note where the results are, and when they came there first."""
+    def mark_applied(self, batch: Batch, result_uri: str, at: datetime) -> bool:
+        """Note where the results are, and when they came there first.
+
+        :return: False: a round was opened since the batch was read, so they are not all, and nothing was noted.
+        """
         with self._transaction() as connection:
-            batches.mark_applied(connection, batch, result_uri, at)
+            return batches.mark_applied(connection, batch, result_uri, at)
 
     def statuses(self, batch_ids: Sequence[str]) -> dict[str, BatchStatus]:
         """Return the status of each batch."""
@@ -196,26 +195,19 @@ class Store(Database):
         with self._transaction() as connection:
             connection.execute(update(part_table).where(part_table.c.id == part_id).values(input_ref=input_ref))
 
-    def record_intent(self, part_id: int, at: datetime) -> None:
+    def record_intent(self, part_id: int, at: datetime) -> bool:
         """Note that a create is about to be sent.
 
-        :raises InvalidBatchError: somebody else noted it first, or the part was submitted or canceled.
+        :return: False: somebody else noted it first, or the part was submitted or canceled.
         """
         with self._transaction() as connection:
-            changed = connection.execute(
-                update(part_table)
-                .where(
-                    part_table.c.id == part_id,
-                    part_table.c.status == BatchStatus.PENDING.value,
-                    part_table.c.intent_at.is_(None),
-                    part_table.c.provider_batch_id.is_(None),
-                )
-                .values(intent_at=at)
-            ).rowcount
-        if not changed:
-            raise InvalidBatchError(
-                f"part {part_id} is being submitted by another process, or was submitted or canceled already"
+            statement = update(part_table).where(
+                part_table.c.id == part_id,
+                part_table.c.status == BatchStatus.PENDING.value,
+                part_table.c.intent_at.is_(None),
+                part_table.c.provider_batch_id.is_(None),
             )
+            return bool(connection.execute(statement.values(intent_at=at)).rowcount)
 
     def clear_intent(self, part_id: int, at: datetime) -> None:
         """Note that the create whose intent was recorded at this time is known to have made nothing."""

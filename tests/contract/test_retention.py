@@ -220,7 +220,7 @@ def test_what_was_never_created_whole_is_discarded(world, monkeypatch):
         whole = create_batch(runtime, rows(2), defaults=defaults_of("openai"))
         with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
             # A kill leaves no time to tidy up.
-            killed.setattr(Store, "discard_batch", lambda *_: None)
+            killed.setattr(Store, "discard_batch", lambda *_: True)
             killed.setattr(Folder, "delete", lambda *_: False)
             create_batch(runtime, breaks(), defaults=defaults_of("openai"))
     assert len(list((world.path / "spool").iterdir())) == 2

@@ -21,7 +21,7 @@ from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.rounds import open_round
 from airflow_raif.services.start import start_batch
 from airflow_raif.services.submit import submit_batch
-from airflow_raif.store import BatchDiscardedError, ClaimTakenError
+from airflow_raif.store import AttemptLostError, ClaimTakenError
 from tests.chaos.answers import paid_answers
 from tests.support import CLAIM, PROVIDERS, defaults_of, folder, read_rows, rows, runtime_of
 
@@ -138,7 +138,7 @@ def test_the_other_takes_a_half_made_batch_for_a_dead_one(provider, runtime, emu
         start_batch(runtime, lambda: rows(3), defaults=defaults_of(provider), claim=CLAIM)
 
     first(monkeypatch, store, step, other)
-    with pytest.raises(BatchDiscardedError) as told:
+    with pytest.raises(AttemptLostError) as told:
         start_batch(runtime, lambda: rows(3), defaults=defaults_of(provider), claim=CLAIM)
     assert told.value.retryable
     batch = start_batch(runtime, lambda: rows(3), defaults=defaults_of(provider), claim=CLAIM)

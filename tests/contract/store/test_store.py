@@ -27,7 +27,7 @@ from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost, Usage
 from airflow_raif.store import NewBatch, NewPart, Store, migrate
 from airflow_raif.store.engine import parse_url
-from airflow_raif.store.records import BatchMissingError, ClaimTakenError
+from airflow_raif.store.records import AttemptLostError, BatchMissingError, ClaimTakenError
 from airflow_raif.store.tables import VERSION_TABLE, metadata
 from tests.postgres import PostgresServer
 
@@ -36,13 +36,17 @@ CLAIM = Claim("dag", "run", "task", -1)
 USAGE = Usage(10, 2, 0, 5, 1)
 
 
-def new_batch(store, batch_id="b1", claim=CLAIM, parts=1, per_part=3):
-    made = store.create_batch(
+def half_made(store, batch_id="b1", claim=CLAIM):
+    return store.create_batch(
         NewBatch(
             batch_id=batch_id, provider="openai", conn_id="c", model="m", endpoint="/v1/responses", claim=claim,
             spool_uri="file:///s", output_schema={"type": "object"}, metadata={"team": "ü"}, created_at=NOW,
         )
     )  # fmt: skip
+
+
+def new_batch(store, batch_id="b1", claim=CLAIM, parts=1, per_part=3):
+    made = half_made(store, batch_id, claim)
     for number in range(parts):
         start = number * per_part
         store.add_entries(made, [(n, f"id {n}", number, n * 10, 9) for n in range(start, start + per_part)])
@@ -140,16 +144,14 @@ def test_submission_is_recorded(store):
     made = new_batch(store, parts=2)
     first, second = made.parts
     store.record_upload(first.id, "file-1")
-    store.record_intent(first.id, NOW)
-    with pytest.raises(InvalidBatchError, match="being submitted by another process"):
-        store.record_intent(first.id, NOW)
+    assert store.record_intent(first.id, NOW)
+    assert not store.record_intent(first.id, NOW)
     store.record_submitted(first.id, state(BatchStatus.PENDING, "p1", expires_at=NOW + timedelta(days=1)), NOW)
     found = store.get_batch("b1")
     assert found.parts[0].status is BatchStatus.SUBMITTED
     assert (found.parts[0].input_ref, found.parts[0].provider_batch_id) == ("file-1", "p1")
     assert found.submitted_at == NOW
-    with pytest.raises(InvalidBatchError):
-        store.record_intent(first.id, NOW)
+    assert not store.record_intent(first.id, NOW)
     store.clear_intent(first.id, NOW)
     assert store.get_batch("b1").parts[0].intent_at == NOW
     assert store.known_provider_ids(["p1", "p2"]) == {"p1"}
@@ -337,9 +339,10 @@ def test_stamps_are_set_once(store):
     store.mark_part_fetched(made, made.parts[0], NOW)
     later = NOW + timedelta(hours=1)
     assert store.mark_fetched(made, NOW).results_fetched_at == NOW
-    assert store.mark_fetched(made, later).results_fetched_at == NOW
-    store.mark_applied(made, "file:///a", NOW)
-    store.mark_applied(made, "file:///b", later)
+    fetched = store.mark_fetched(made, later)
+    assert fetched.results_fetched_at == NOW
+    assert store.mark_applied(fetched, "file:///a", NOW)
+    assert store.mark_applied(fetched, "file:///b", later)
     found = store.get_batch("b1")
     assert (found.applied_at, found.result_uri) == (NOW, "file:///b")
     store.record_error("b1", "oh")
@@ -347,14 +350,45 @@ def test_stamps_are_set_once(store):
 
 
 def test_discard(store):
-    """A batch of which nothing was sent can go; one that may have been paid cannot."""
-    new_batch(store)
-    store.discard_batch("b1")
+    """A batch that is not whole can go; one that is, or that may have been paid, cannot."""
+    half_made(store)
+    assert store.discard_batch("b1")
+    assert not store.discard_batch("b1")
     assert store.find_by_claim(CLAIM) is None
+    made = half_made(store)
+    part = store.add_part(made, NewPart(number=0, model="m", request_count=1, request_bytes=1))
+    store.record_intent(part.id, NOW)
+    assert not store.discard_batch("b1")
+    new_batch(store, "b2", claim=None)
+    assert not store.discard_batch("b2")
+    assert {store.get_batch(each).batch_id for each in ("b1", "b2")} == {"b1", "b2"}
+
+
+def test_a_discarded_batch_takes_nothing_more(store):
+    """An attempt that was taken for dead writes into no other's batch, also where the row's key is used again."""
+    old = half_made(store, "b0")
+    store.discard_batch("b0")
+    new = half_made(store, "b1")
+    for write in (
+        lambda: store.add_part(old, NewPart(number=0, model="m", request_count=1, request_bytes=1)),
+        lambda: store.add_entries(old, [(0, "a", 0, 0, 1)]),
+        lambda: store.finish_spooling(old, fingerprint="f", request_count=1, at=NOW),
+    ):
+        with pytest.raises(AttemptLostError):
+            write()
+    assert store.count_entries(new).pending == 0
+    assert store.get_batch("b1") == new
+
+
+def test_what_was_applied_before_a_round_is_not_all(store):
+    """A stamp by somebody who read the batch before a round was opened does not count."""
     made = new_batch(store)
-    store.record_intent(made.parts[0].id, NOW)
-    with pytest.raises(InvalidBatchError, match="was submitted, at least in part"):
-        store.discard_batch("b1")
+    store.record_outcomes(made, [outcome(0, status="failed", reason="missing", is_repeatable=True)])
+    store.mark_part_fetched(made, made.parts[0], NOW)
+    before = store.mark_fetched(made, NOW)
+    assert store.open_round(before, [NewPart(number=1, round=1, model="m", request_count=1, request_bytes=1)], [])
+    assert not store.mark_applied(before, "file:///a", NOW)
+    assert store.get_batch("b1").applied_at is None
 
 
 def test_migrations_make_the_tables_that_the_code_uses(url):
