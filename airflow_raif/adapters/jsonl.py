@@ -172,9 +172,11 @@ def _fit(value: Any, kind: inspect.Type) -> Any:
         return _ABSENT
 
 
-def count_of(*values: float | None) -> int | None:
-    """Return the first that is a number of tokens, whole; ``None``: none is."""
-    return next((int(value) for value in values if value is not None and 0 <= value < _MOST_TOKENS), None)
+def count_of(first: float | None, second: float | None = None) -> int | None:
+    """Return the first that is a number of tokens, whole; ``None``: neither is."""
+    if first is not None and 0 <= first < _MOST_TOKENS:
+        return int(first)
+    return count_of(second) if second is not None else None
 
 
 def usage_of(given: int | None, answered: int | None, *, cached: int | None, reasoning: int | None) -> Usage | None:

@@ -1,0 +1,177 @@
+"""The floor: what plain httpx and msgspec cost, with no store, no order, no retry and no accounting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from tests.benchmarks.rows import DIALECTS, SYSTEM, rows
+
+
+class _Content(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+
+
+class _Item(msgspec.Struct):
+    type: str
+    content: list[_Content] | None = None
+
+
+class _Usage(msgspec.Struct, omit_defaults=True):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+
+
+class _Body(msgspec.Struct):
+    model: str
+    usage: _Usage
+    output: list[_Item] = []
+    choices: list[_Choice] = []
+
+
+class _Response(msgspec.Struct):
+    status_code: int
+    body: _Body
+
+
+class _OpenAI(msgspec.Struct):
+    custom_id: str
+    response: _Response
+
+
+class _AnthropicMessage(msgspec.Struct):
+    content: list[_Content]
+    usage: _Usage
+
+
+class _AnthropicResult(msgspec.Struct):
+    message: _AnthropicMessage
+
+
+class _Anthropic(msgspec.Struct):
+    custom_id: str
+    result: _AnthropicResult
+
+
+class _GeminiContent(msgspec.Struct):
+    parts: list[_Content]
+
+
+class _Candidate(msgspec.Struct):
+    content: _GeminiContent
+
+
+class _GeminiUsage(msgspec.Struct):
+    promptTokenCount: int  # noqa: N815 - as on the wire
+    candidatesTokenCount: int  # noqa: N815
+
+
+class _GeminiResponse(msgspec.Struct):
+    candidates: list[_Candidate]
+    usageMetadata: _GeminiUsage  # noqa: N815
+
+
+class _Gemini(msgspec.Struct):
+    key: str
+    response: _GeminiResponse
+
+
+def _chat(row: _OpenAI) -> tuple[str, str, Any]:
+    return row.custom_id, row.response.body.choices[0].message.content, row.response.body.usage
+
+
+def _responses(row: _OpenAI) -> tuple[str, str, Any]:
+    body = row.response.body
+    return row.custom_id, "".join(c.text or "" for item in body.output for c in item.content or ()), body.usage
+
+
+def _anthropic(row: _Anthropic) -> tuple[str, str, Any]:
+    message = row.result.message
+    return row.custom_id, "".join(each.text or "" for each in message.content), message.usage
+
+
+def _gemini(row: _Gemini) -> tuple[str, str, Any]:
+    response = row.response
+    text = "".join(each.text or "" for each in response.candidates[0].content.parts)
+    return row.key, text, response.usageMetadata
+
+
+_READERS: dict[str, tuple[type[msgspec.Struct], Callable[[Any], tuple[str, str, Any]], str]] = {
+    "openai": (_OpenAI, _chat, "/v1/files/{}/content"),
+    "responses": (_OpenAI, _responses, "/v1/files/{}/content"),
+    "anthropic": (_Anthropic, _anthropic, "/v1/messages/batches/{}/results"),
+    "gemini": (_Gemini, _gemini, "/download/v1beta/files/{}:download"),
+}
+
+
+def fetch(dialect: str, home: Path, url: str, result_files: list[str]) -> int:
+    """Stream each file, decode each line typed, write one file of answers and usage."""
+    kind, read, path = _READERS[dialect]
+    decode, encode = msgspec.json.Decoder(kind).decode, msgspec.json.Encoder().encode
+    done = 0
+    with (home / "floor").open("wb") as file:
+        for name in result_files:
+            for raw in _lines(url + path.format(name)):
+                custom_id, text, usage = read(decode(raw))
+                file.write(encode({"custom_id": custom_id, "output": text, "usage": usage}) + b"\n")
+                done += 1
+    return done
+
+
+def _lines(url: str) -> Iterator[bytes]:
+    held = b""
+    with httpx.stream("GET", url) as response:
+        for block in response.iter_bytes(1 << 20):
+            lines = (held + block).split(b"\n")
+            held = lines.pop()
+            yield from lines
+
+
+def submit(dialect: str, home: Path, url: str, count: int) -> int:
+    """Encode each request into one file, and send it in one streamed call."""
+    (_submit_anthropic if dialect == "anthropic" else _submit_openai)(dialect, home / "floor.jsonl", url, count)
+    return count
+
+
+def _submit_openai(dialect: str, path: Path, url: str, count: int) -> None:
+    encode = msgspec.json.Encoder().encode
+    _, model, endpoint = DIALECTS[dialect]
+    with path.open("wb") as file:
+        for n, row in enumerate(rows(count)):
+            messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": row["prompt"]}]
+            body = {"model": model, "max_completion_tokens": 1024, "messages": messages}
+            file.write(encode({"custom_id": str(n), "method": "POST", "url": endpoint, "body": body}) + b"\n")
+    with path.open("rb") as file:
+        httpx.post(f"{url}/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", file)}).raise_for_status()
+
+
+def _submit_anthropic(dialect: str, path: Path, url: str, count: int) -> None:
+    encode = msgspec.json.Encoder().encode
+    model = DIALECTS[dialect][1]
+    with path.open("wb") as file:
+        file.write(b'{"requests":[')
+        for n, row in enumerate(rows(count)):
+            messages = [{"role": "user", "content": row["prompt"]}]
+            params = {"model": model, "max_tokens": 1024, "system": SYSTEM, "messages": messages}
+            file.write((b"," if n else b"") + encode({"custom_id": str(n), "params": params}))
+        file.write(b"]}")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        blocks = iter(lambda: file.read(1 << 20), b"")
+        headers = {"content-length": str(size), "content-type": "application/json"}
+        httpx.post(f"{url}/v1/messages/batches", content=blocks, headers=headers).raise_for_status()
