@@ -13,7 +13,7 @@ from airflow_raif.domain.status import EntryStatus, FailureReason
 from airflow_raif.domain.usage import Usage
 
 
-class _Block(msgspec.Struct):
+class _Block(msgspec.Struct, gc=False):
     """A content block of an answer."""
 
     type: str | None = None
@@ -23,11 +23,11 @@ class _Block(msgspec.Struct):
     input: Any = None
 
 
-class _CacheCreation(msgspec.Struct):
+class _CacheCreation(msgspec.Struct, gc=False):
     ephemeral_1h_input_tokens: int | float | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     input_tokens: int | float | None = None
     output_tokens: int | float | None = None
     cache_read_input_tokens: int | float | None = None
@@ -35,14 +35,14 @@ class _Usage(msgspec.Struct):
     cache_creation: _CacheCreation | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: list[_Block] | None = None
     model: str | None = None
     stop_reason: str | None = None
     usage: _Usage | None = None
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, gc=False):
     """An error as a row has it: in the real shape the error lies in the error."""
 
     type: str | None = None
@@ -50,13 +50,13 @@ class _Error(msgspec.Struct):
     error: _Error | str | None = None
 
 
-class _Result(msgspec.Struct):
+class _Result(msgspec.Struct, gc=False):
     type: str
     message: _Message | None = None
     error: _Error | str | None = None
 
 
-class _Row(msgspec.Struct):
+class _Row(msgspec.Struct, gc=False):
     custom_id: str
     result: _Result
 

@@ -16,13 +16,13 @@ from airflow_raif.domain.usage import Usage
 _COMPLETED, _FAILED = EntryStatus.COMPLETED, EntryStatus.FAILED
 
 
-class _Call(msgspec.Struct):
+class _Call(msgspec.Struct, gc=False):
     name: str | None = None
     id: str | None = None
     args: Any = None
 
 
-class _Piece(msgspec.Struct, rename="camel"):
+class _Piece(msgspec.Struct, rename="camel", gc=False):
     """A part of a content."""
 
     text: str | None = None
@@ -30,16 +30,16 @@ class _Piece(msgspec.Struct, rename="camel"):
     function_call: _Call | None = None
 
 
-class _Content(msgspec.Struct):
+class _Content(msgspec.Struct, gc=False):
     parts: list[_Piece] | None = None
 
 
-class _Candidate(msgspec.Struct, rename="camel"):
+class _Candidate(msgspec.Struct, rename="camel", gc=False):
     content: _Content | None = None
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct, rename="camel"):
+class _Usage(msgspec.Struct, rename="camel", gc=False):
     prompt_token_count: int | float | None = None
     candidates_token_count: int | float | None = None
     thoughts_token_count: int | float | None = None
@@ -47,15 +47,15 @@ class _Usage(msgspec.Struct, rename="camel"):
     cached_content_token_count: int | float | None = None
 
 
-class _Feedback(msgspec.Struct, rename="camel"):
+class _Feedback(msgspec.Struct, rename="camel", gc=False):
     block_reason: str | None = None
 
 
-class _Embedding(msgspec.Struct):
+class _Embedding(msgspec.Struct, gc=False):
     values: list[float] | None = None
 
 
-class _Response(msgspec.Struct, rename="camel"):
+class _Response(msgspec.Struct, rename="camel", gc=False):
     candidates: list[_Candidate] | None = None
     prompt_feedback: _Feedback | None = None
     usage_metadata: _Usage | None = None
@@ -64,7 +64,7 @@ class _Response(msgspec.Struct, rename="camel"):
     token_count: int | float | None = None
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, gc=False):
     """A google.rpc.Status, or an error as HTTP answers have it: with its HTTP status as the code, and its name."""
 
     code: int | str | None = None
@@ -72,11 +72,11 @@ class _Error(msgspec.Struct):
     status: str | None = None
 
 
-class _RowMetadata(msgspec.Struct):
+class _RowMetadata(msgspec.Struct, gc=False):
     key: str | None = None
 
 
-class _Row(msgspec.Struct):
+class _Row(msgspec.Struct, gc=False):
     key: str | None = None
     metadata: _RowMetadata | None = None
     response: _Response | None = None

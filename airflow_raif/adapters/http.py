@@ -29,7 +29,6 @@ from airflow_raif.domain.errors import (
 MAX_ATTEMPTS = 6
 #: A provider may ask for any wait; one call waits no longer than this.
 MAX_RETRY_AFTER_SECONDS = 60.0
-BLOCK_BYTES = 1 << 20
 #: 429s that no waiting cures.
 _EXHAUSTED_CODES = frozenset(
     ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "enforced_spend_limit_reached")
@@ -222,7 +221,7 @@ class HttpTransport(_Common):
 
     def _blocks(self, response: httpx.Response, request: Request) -> Iterator[bytes]:
         try:
-            yield from self._secrets.blocks(response.iter_bytes(BLOCK_BYTES))
+            yield from self._secrets.blocks(response.iter_bytes())
         except httpx.HTTPError as error:
             failed = self._lost(error, request)
         else:

@@ -55,10 +55,13 @@ def split_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         begun = [lines.pop()]
         size = len(begun[0])
         for line in lines:
-            length = len(line) + 1
-            if stripped := line.strip(_AROUND):
-                yield offset + (0 if line[0] == stripped[0] else line.index(stripped)), stripped
-            offset += length
+            stripped = line.strip(_AROUND)
+            if stripped is line:
+                if line:
+                    yield offset, line
+            elif stripped:
+                yield offset + line.index(stripped), stripped
+            offset += len(line) + 1
     yield from _stripped(offset, b"".join(begun))
 
 

@@ -18,13 +18,13 @@ from airflow_raif.domain.usage import Usage
 _COMPLETED, _FAILED = EntryStatus.COMPLETED, EntryStatus.FAILED
 
 
-class _Content(msgspec.Struct):
+class _Content(msgspec.Struct, gc=False):
     type: str | None = None
     text: str | None = None
     refusal: str | None = None
 
 
-class _Item(msgspec.Struct):
+class _Item(msgspec.Struct, gc=False):
     """An item of a response's output."""
 
     type: str | None = None
@@ -35,15 +35,15 @@ class _Item(msgspec.Struct):
     arguments: Any = None
 
 
-class _InputDetails(msgspec.Struct):
+class _InputDetails(msgspec.Struct, gc=False):
     cached_tokens: int | float | None = None
 
 
-class _OutputDetails(msgspec.Struct):
+class _OutputDetails(msgspec.Struct, gc=False):
     reasoning_tokens: int | float | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     """Usage as /v1/responses (input, output) and the others (prompt, completion) name it."""
 
     input_tokens: int | float | None = None
@@ -56,37 +56,37 @@ class _Usage(msgspec.Struct):
     completion_tokens_details: _OutputDetails | None = None
 
 
-class _Function(msgspec.Struct):
+class _Function(msgspec.Struct, gc=False):
     name: str | None = None
     #: JSON as text; some compatible servers give it parsed.
     arguments: Any = None
 
 
-class _Call(msgspec.Struct):
+class _Call(msgspec.Struct, gc=False):
     id: str | None = None
     function: _Function | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: str | list[_Content] | None = None
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     message: _Message | None = None
     finish_reason: str | None = None
 
 
-class _Embedding(msgspec.Struct):
+class _Embedding(msgspec.Struct, gc=False):
     embedding: list[float] | str | None = None
 
 
-class _Incomplete(msgspec.Struct):
+class _Incomplete(msgspec.Struct, gc=False):
     reason: str | None = None
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, gc=False):
     """An error of a row or of a body; some servers wrap it once more, or give an HTTP status as its code."""
 
     message: str | None = None
@@ -95,7 +95,7 @@ class _Error(msgspec.Struct):
     error: _Error | str | None = None
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, gc=False):
     model: str | None = None
     status: str | None = None
     output: list[_Item] | None = None
@@ -106,12 +106,12 @@ class _Body(msgspec.Struct):
     error: _Error | str | None = None
 
 
-class _Response(msgspec.Struct):
+class _Response(msgspec.Struct, gc=False):
     status_code: int | None = None
     body: _Body | str | None = None
 
 
-class _Row(msgspec.Struct):
+class _Row(msgspec.Struct, gc=False):
     custom_id: str
     response: _Response | None = None
     error: _Error | str | None = None

@@ -10,7 +10,7 @@ from airflow_raif.domain.status import EntryStatus, FailureReason
 from airflow_raif.domain.usage import Usage
 
 
-class EntryError(msgspec.Struct, frozen=True, omit_defaults=True):
+class EntryError(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Why an entry failed, as far as the provider said."""
 
     message: str
@@ -20,7 +20,7 @@ class EntryError(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int | None = None
 
 
-class ToolCall(msgspec.Struct, frozen=True):
+class ToolCall(msgspec.Struct, frozen=True, gc=False):
     """A tool the model wants called; ``arguments`` is parsed JSON, or the raw text where it is not JSON."""
 
     id: str
@@ -28,7 +28,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     arguments: Any
 
 
-class EntryResult(msgspec.Struct, kw_only=True):
+class EntryResult(msgspec.Struct, kw_only=True, gc=False):
     """One raw result row, understood."""
 
     #: The id on the wire; see :func:`airflow_raif.domain.wire_id.make_wire_id`.

@@ -8,6 +8,7 @@ import msgspec
 
 #: Money is counted in whole picodollars (1e-12 USD), so that sums are exact in any database.
 PICO = Decimal(10) ** 12
+_PICODOLLAR = 1 / PICO
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -46,4 +47,4 @@ class Cost(msgspec.Struct, frozen=True, gc=False):
 
 def usd(pico: int | None) -> Decimal | None:
     """Convert picodollars to US dollars, exactly."""
-    return None if pico is None else Decimal(pico).scaleb(-12).normalize() + 0
+    return None if pico is None else (pico * _PICODOLLAR).normalize() + 0

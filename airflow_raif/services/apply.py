@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from decimal import Decimal
 from itertools import islice, repeat
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
 from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import InvalidBatchError
+from airflow_raif.domain.result import ToolCall
 from airflow_raif.domain.status import EntryStatus
-from airflow_raif.domain.usage import usd
+from airflow_raif.domain.usage import Usage, usd
 from airflow_raif.services.output import InvalidOutputError, make_parser
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.spool.files import ROWS_FILE, Folder, results_file
@@ -66,6 +69,37 @@ def _write(runtime: Runtime, batch: Batch, destination: Folder, name: str) -> No
             file.writelines(writer.rows(entries, columns))
 
 
+class _Error(msgspec.Struct, gc=False):
+    message: str
+    code: str | None = None
+    status: int | None = None
+
+
+class _Cost(msgspec.Struct, gc=False):
+    batch: Decimal | float | None
+    standard: Decimal | float | None
+
+
+class _Result(msgspec.Struct, gc=False):
+    """What a result row has beside the custom_id and the user's own columns."""
+
+    status: str
+    reason: str | None
+    output: Any = None
+    raw_output: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    error: _Error | None = None
+    model: str | None = None
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    cost: _Cost | None = None
+
+
+def _usd(pico: int | None) -> Decimal | float | None:
+    """Return dollars that JSON shows exactly: up to 15 digits are those of the float, which costs a tenth."""
+    return pico / 1e12 if pico is not None and pico < 10**15 else usd(pico)
+
+
 class _RowWriter:
     """Builds result rows from the store's entries and the spooled results."""
 
@@ -73,52 +107,46 @@ class _RowWriter:
         self._uri = folder.uri
         self._read_raw = runtime.adapter.apply_batch_result
         self._parse = make_parser(batch.output_schema)
-        self._results: dict[int, IO[bytes]] = {
-            part.number: stack.enter_context(folder.local_copy(results_file(part.number)))
+        self._results: dict[int, int] = {
+            part.number: stack.enter_context(folder.local_copy(results_file(part.number))).fileno()
             for part in batch.parts
             if folder.exists(results_file(part.number))
         }
-        self._encode = msgspec.json.Encoder(decimal_format="number").encode
 
-    def rows(self, entries: list[EntryRow], columns: Iterator[tuple[int, bytes]]) -> list[bytes]:
-        encode, decode = self._encode, msgspec.json.decode
+    def rows(self, entries: list[EntryRow], columns: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
+        encode = msgspec.json.Encoder(decimal_format="number").encode
         lines = [line for _, line in islice(columns, len(entries))]
-        return [
-            encode({"custom_id": entry.custom_id, **(decode(line) if line != b"{}" else {}), **self._result(entry)})
-            + b"\n"
-            for entry, line in zip(entries, lines, strict=True)
-        ]
+        for entry, line in zip(entries, lines, strict=True):
+            # The user's columns are JSON already: they go between the id and the result as they are.
+            own = b"," + line[1:-1] if len(line) > 2 else b""
+            yield b'{"custom_id":%b%b,%b\n' % (encode(entry.custom_id), own, encode(self._result(entry))[1:])
 
-    def _result(self, entry: EntryRow) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "status": entry.status, "reason": entry.reason, "output": None, "raw_output": None, "tool_calls": None,
-            "error": None, "model": None, "finish_reason": None, "usage": None, "cost": None,
-        }  # fmt: skip
+    def _result(self, entry: EntryRow) -> _Result:
+        row = _Result(entry.status, entry.reason)
         if entry.error is not None:
-            row["error"] = {"message": entry.error, "code": None, "status": None}
+            row.error = _Error(entry.error)
         if entry.result_offset is None or entry.result_length is None or entry.result_part is None:
             return row
-        file = self._results.get(entry.result_part)
-        if file is None:
-            raise InvalidBatchError(
-                f"the results of part {entry.result_part} are not in the spool at {self._uri} any more; put"
-                f" {results_file(entry.result_part)} back to apply the batch"
-            )
-        file.seek(entry.result_offset)
-        result = self._read_raw(file.read(entry.result_length))
+        result = self._read_raw(self._raw(entry.result_part, entry.result_offset, entry.result_length))
         if entry.status == EntryStatus.COMPLETED:
-            row["output"] = self._output(result.text) if result.text is not None else result.embedding
+            row.output = self._output(result.text) if result.text is not None else result.embedding
         else:
-            row["raw_output"] = result.text
+            row.raw_output = result.text
         if result.error is not None:
-            error = result.error
-            row["error"] = {"message": error.message, "code": error.code, "status": error.status}
-        if result.tool_calls:
-            row["tool_calls"] = result.tool_calls
-        row["model"], row["finish_reason"], row["usage"] = result.model, result.finish_reason, result.usage
+            row.error = _Error(result.error.message, result.error.code, result.error.status)
+        row.tool_calls = result.tool_calls or None
+        row.model, row.finish_reason, row.usage = result.model, result.finish_reason, result.usage
         if entry.batch_cost is not None:
-            row["cost"] = {"batch": usd(entry.batch_cost), "standard": usd(entry.standard_cost)}
+            row.cost = _Cost(_usd(entry.batch_cost), _usd(entry.standard_cost))
         return row
+
+    def _raw(self, part: int, offset: int, length: int) -> bytes:
+        if part not in self._results:
+            raise InvalidBatchError(
+                f"the results of part {part} are not in the spool at {self._uri} any more; put {results_file(part)}"
+                " back to apply the batch"
+            )
+        return os.pread(self._results[part], length, offset)
 
     def _output(self, text: str) -> Any:
         try:
