@@ -77,13 +77,13 @@ class _Candidate(msgspec.Struct):
 
 
 class _GeminiUsage(msgspec.Struct):
-    promptTokenCount: int  # noqa: N815 - as on the wire
-    candidatesTokenCount: int  # noqa: N815
+    promptTokenCount: int
+    candidatesTokenCount: int
 
 
 class _GeminiResponse(msgspec.Struct):
     candidates: list[_Candidate]
-    usageMetadata: _GeminiUsage  # noqa: N815
+    usageMetadata: _GeminiUsage
 
 
 class _Gemini(msgspec.Struct):
