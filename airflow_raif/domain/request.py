@@ -54,6 +54,7 @@ def request_of(row: Any, index: int) -> EntryRequest:
     :raises InvalidRequestError: the row is none of these, or a column's name is one of :data:`RESULT_FIELDS`.
     """
     if isinstance(row, EntryRequest):
+        _check_columns(row.columns, index)
         return row
     if isinstance(row, str):
         return EntryRequest(prompt=row)
@@ -61,19 +62,11 @@ def request_of(row: Any, index: int) -> EntryRequest:
         raise InvalidRequestError(
             f"row {index} is a {type(row).__name__}; give a prompt, a mapping or an EntryRequest", row=index
         )
-    fields: dict[str, Any] = {}
-    columns: dict[str, Any] = {}
-    for name, value in row.items():
-        if name in _REQUEST_FIELDS:
-            fields[name] = value
-        elif name == "system_prompt":
-            fields["system"] = value
-        elif name in RESULT_FIELDS or not isinstance(name, str):
-            raise InvalidRequestError(
-                f"row {index} has a column named {name!r}, which the result row uses itself; rename it", row=index
-            )
-        else:
-            columns[name] = value
+    fields: dict[str, Any] = {name: value for name, value in row.items() if name in _REQUEST_FIELDS}
+    columns: dict[str, Any] = {name: value for name, value in row.items() if name not in _REQUEST_FIELDS}
+    if "system_prompt" in columns:
+        fields["system"] = columns.pop("system_prompt")
+    _check_columns(columns, index)
     _take_native_params(fields)
     custom_id = fields.get("custom_id")
     if isinstance(custom_id, int) and not isinstance(custom_id, bool):
@@ -93,6 +86,14 @@ def request_of(row: Any, index: int) -> EntryRequest:
         raise InvalidRequestError(
             f"row {index} has the {name} {fields.get(name)!r:.60}: {problem.lower()}; correct it", row=index
         ) from error
+
+
+def _check_columns(columns: Mapping[Any, Any], index: int) -> None:
+    for name in columns:
+        if name in RESULT_FIELDS or not isinstance(name, str):
+            raise InvalidRequestError(
+                f"row {index} has a column named {name!r}, which the result row uses itself; rename it", row=index
+            )
 
 
 def _take_native_params(fields: dict[str, Any]) -> None:

@@ -48,3 +48,5 @@ def test_a_column_that_the_result_needs_is_refused(name):
     """No column of the user's is overwritten silently."""
     with pytest.raises(InvalidRequestError, match=f"column named '{name}'.*rename"):
         request_of({"prompt": "p", name: 1}, 0)
+    with pytest.raises(InvalidRequestError, match=f"column named '{name}'.*rename"):
+        request_of(EntryRequest(prompt="p", columns={name: 1}), 0)
