@@ -19,15 +19,15 @@ def migrate(_args: Any) -> None:
 def check(_args: Any) -> None:
     """Say where the tables are; exit with 1 if they are not of the right revision."""
     from airflow_raif.hooks.store import find_store_url
-    from airflow_raif.store.engine import parse_url
+    from airflow_raif.store.engine import parse_url, shown
     from airflow_raif.store.migrate import current_revision, head_revision
 
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     address, _ = find_store_url()
-    shown = escape(parse_url(address).render_as_string(hide_password=True))
+    where = escape(shown(parse_url(address)))
     current, head = current_revision(address), head_revision()
     if current == head:
-        rich_print(f"The store at {shown} is at revision {head}.")
+        rich_print(f"The store at {where} is at revision {head}.")
         return
-    rich_print(f"The store at {shown} is at revision {current}, not {head}; run `airflow raif db migrate`.")
+    rich_print(f"The store at {where} is at revision {current}, not {head}; run `airflow raif db migrate`.")
     raise SystemExit(1)

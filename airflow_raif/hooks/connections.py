@@ -139,11 +139,13 @@ def _base_url(connection: Connection, given: Any) -> str | None:
     if not host:
         return None
     if not _is_address(host):
-        # A password that holds a character it may not hold in an address is one way to get here.
-        shown = repr(host) if "@" not in host else "with a user or a password in it"
+        scheme, _, rest = host.partition("://")
+        # A password with a character that an address cannot hold is one way to get here.
+        shown = f"{scheme}://..." if "@" in rest or ":" in rest else host
         raise ConfigurationError(
-            f"connection {connection.conn_id} has the host {shown}, which is no address; give one such as"
-            " https://api.example.com/v1, or none for the provider's own"
+            f"connection {connection.conn_id} has the host {shown!r}, which is no address; give one such as"
+            " https://api.example.com/v1, or none for the provider's own; write / : @ in a user or a password as"
+            " %2F %3A %40, and @ in a path as %40"
         )
     return host
 
@@ -151,7 +153,8 @@ def _base_url(connection: Connection, given: Any) -> str | None:
 def _is_address(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return is_whole and "@" not in parts.path + parts.query + parts.fragment
     except ValueError:
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,13 +39,18 @@ def parse_url(address: str) -> URL:
     :raises ConfigurationError: it is no address, or of a database the store does not speak.
     """
     try:
-        url = make_url(address)
-    except SQLAlchemyError as error:
+        url: URL | None = make_url(address)
+    except (SQLAlchemyError, ValueError):
+        url = None
+    backend = url.drivername.partition("+")[0] if url is not None else ""
+    is_server = backend in ("postgres", "postgresql")
+    if url is None or (is_server and re.search(r"[@\s]", f"{url.host}{url.database}")):
+        # Not with the error of the library in its chain, which quotes pieces of the address.
         raise ConfigurationError(
-            "the store's address is not a database URL such as postgresql://user@host/raif"
-        ) from error
-    backend = url.drivername.partition("+")[0]
-    if backend in ("postgres", "postgresql"):
+            "the store's address is not a database URL such as postgresql://user:password@host/raif; write / : @ and"
+            " blanks in a user or a password as %2F %3A %40 %20"
+        )
+    if is_server:
         return url.set(drivername="postgresql+psycopg")
     if backend == "sqlite":
         return url.set(drivername="sqlite")
@@ -90,10 +96,15 @@ def _sqlite_engine(url: URL) -> Engine:
     return engine
 
 
+def shown(url: URL) -> str:
+    """Return an address for a message: without its password, which may also be in the query."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
 @contextmanager
 def store_errors(url: URL) -> Iterator[None]:
     """Turn the database's errors into ours; the address is shown without its password."""
-    address = url.render_as_string(hide_password=True)
+    address = shown(url)
     try:
         yield
     except (OperationalError, PoolTimeoutError) as error:

@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 from airflow_raif.domain.errors import StoreNotReadyError
-from airflow_raif.store.engine import make_engine, parse_url, store_errors
+from airflow_raif.store.engine import make_engine, parse_url, shown, store_errors
 from airflow_raif.store.tables import VERSION_TABLE, metadata
 
 #: Key of the advisory lock that serialises upgrades on PostgreSQL; any number will do.
@@ -73,7 +73,7 @@ def check_revision(engine: Engine) -> None:
     with engine.connect() as connection:
         current = _revision(connection)
     if current != head_revision():
-        address = engine.url.render_as_string(hide_password=True)
+        address = shown(engine.url)
         state = "has no tables of raif yet" if current is None else f"is at revision {current}, not {head_revision()}"
         raise StoreNotReadyError(
             f"the store at {address} {state}; run `airflow db migrate` or `airflow raif db migrate`"
