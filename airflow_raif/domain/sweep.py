@@ -49,7 +49,7 @@ def needs_of(batch: Batch, rules: SweepRules, now: datetime) -> list[Need]:
     """Return what a batch needs that nobody is at."""
     left_since = now - rules.grace
     needs = []
-    if any(part.intent_at < left_since for part in lost_parts(batch) if part.intent_at):
+    if lost_parts(batch, rules, now):
         needs.append(Need.ADOPT)
     if _is_late(batch, rules, now):
         needs.append(Need.EXPIRE)
@@ -60,9 +60,10 @@ def needs_of(batch: Batch, rules: SweepRules, now: datetime) -> list[Need]:
     return needs
 
 
-def lost_parts(batch: Batch) -> list[Part]:
-    """Return the parts whose create was sent, or about to be, and got no reply."""
-    return [part for part in _pending(batch) if part.intent_at and not part.is_synchronous]
+def lost_parts(batch: Batch, rules: SweepRules, now: datetime) -> list[Part]:
+    """Return the parts whose create was about to be sent, and of which nothing was heard since."""
+    intended = (part for part in _pending(batch) if not part.is_synchronous)
+    return [part for part in intended if part.intent_at and part.intent_at < now - rules.grace]
 
 
 def unsent_parts(batch: Batch, rules: SweepRules, now: datetime) -> list[Part]:

@@ -156,6 +156,14 @@ class BatchHook(BaseHook):
         with open_batch_runtime(batch_id) as (runtime, _):
             return cancel_batch(runtime, batch_id)
 
+    def expire_batch(self, batch_id: str, *, may_cancel: bool = False) -> Batch:
+        """Ask about a batch whose time is up; cancel it if it still runs and may be canceled; fetch what has ended."""
+        from airflow_raif.hooks.runtime import open_batch_runtime
+        from airflow_raif.services.expire import expire_batch
+
+        with open_batch_runtime(batch_id) as (runtime, _):
+            return expire_batch(runtime, batch_id, may_cancel=may_cancel)
+
 
 class OpenAIBatchHook(BatchHook):
     """Batches of OpenAI, and of servers that speak its API."""

@@ -72,7 +72,7 @@ def look_up(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
     if len(free) > 1:
         raise _ambiguous(batch, part, f"it may be any of {'; '.join(map(_described, free))}")
     if free:
-        log.info("Adopted %s for part %s of batch %s", free[0].provider_batch_id, part.number, batch.batch_id)
+        log.info("Found %s for part %s of batch %s", free[0].provider_batch_id, part.number, batch.batch_id)
         return free[0]
     return None
 

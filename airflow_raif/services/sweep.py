@@ -128,7 +128,7 @@ class _Sweep:
     # Steps
 
     def _adopt(self, batch: Batch, runtime: Runtime) -> None:
-        for part in lost_parts(batch):
+        for part in lost_parts(batch, self.rules, self.clock()):
             try:
                 self._adopt_part(batch, part, runtime)
             except AmbiguousSubmitError as doubt:
@@ -166,10 +166,10 @@ class _Sweep:
 
     def _end(self, batch: Batch, runtime: Runtime, why: str, *, may_cancel: bool) -> None:
         after = expire_batch(runtime, batch.batch_id, may_cancel=may_cancel)
-        if not may_cancel and not after.status.is_terminal:
-            self.report.warn("late", f"{_name(batch)}: {why}; it goes on, since nothing lets it be canceled")
-        elif not after.status.is_terminal or after.status is BatchStatus.CANCELED:
+        if may_cancel and (not after.status.is_terminal or after.status is BatchStatus.CANCELED):
             self.report.tell("canceled", f"{_name(batch)}: {why}; it was told to stop and is {after.status}")
+        elif not after.status.is_terminal:
+            self.report.warn("late", f"{_name(batch)}: {why} and goes on; cancel_expired would have it canceled")
         self._tell_fetched(batch, after)
 
     def _fetch(self, batch: Batch, runtime: Runtime) -> None:
@@ -226,7 +226,7 @@ class _Sweep:
 
     def _skip(self, steps: list[Step], error: RaifError) -> None:
         batch, count = steps[0][0], len({batch.batch_id for batch, _ in steps})
-        line = f"connection {batch.conn_id}: {count} batches that need something were skipped: {error}"
+        line = f"connection {batch.conn_id}: skipped {count} batches that need something: {error}"
         self.report.warn("skipped", line, count)
 
     def _attempt(self, batch: Batch, act: Callable[[], None]) -> Exception | None:

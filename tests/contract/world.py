@@ -18,6 +18,7 @@ from airflow_raif.emulator.server import EmulatorServer
 from airflow_raif.emulator.settings import Progress
 from airflow_raif.services.advance import advance_batch
 from airflow_raif.services.apply import apply_results
+from airflow_raif.services.create import create_batch
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.report import SweepReport
 from airflow_raif.services.runtime import Runtime
@@ -28,6 +29,12 @@ from tests.support import PROVIDERS, defaults_of, folder, read_rows, rows, runti
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
+#: More than the grace: whoever was at work before is taken to be gone.
+LATER = 3 * HOUR
+
+
+def completed(found: list[dict[str, Any]]) -> int:
+    return [row["status"] for row in found].count("completed")
 
 
 class World:
@@ -89,6 +96,20 @@ class World:
                 claim=claim or Claim("dag", "run", conn_id, count),
                 round_policy=policy,
             )
+
+    def lose_reply(self, provider: str, count: int = 3) -> tuple[Batch, str]:
+        """Die between a create and the note of its reply; return the batch, and the id of what the provider made."""
+        with self.open(provider) as runtime:
+            claim = Claim("dag", "run", provider, count)
+            batch = create_batch(runtime, rows(count), defaults=defaults_of(provider), claim=claim)
+            (part,) = batch.parts
+            spooled = runtime.spooled_part(batch, part)
+            part.input_ref = runtime.adapter.upload(runtime.transport, spooled)
+            if part.input_ref:
+                self.store.record_upload(part.id, part.input_ref)
+            self.store.record_intent(part.id, self.clock())
+            made = runtime.adapter.create(runtime.transport, spooled, part.input_ref)
+        return batch, made.provider_batch_id
 
     def finish(self, batch: Batch, place: str = "out") -> list[dict[str, Any]]:
         """Do what an attempt of a task does after its wait, rounds included; return the result rows."""

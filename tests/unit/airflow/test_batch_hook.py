@@ -109,6 +109,15 @@ def test_cancel_by_hand(emulator, providers):
     assert hook.cancel_batch(batch.batch_id) == "canceled"
 
 
+def test_expire_by_hand(emulator, providers):
+    """A batch that ended meanwhile is fetched, whatever may be canceled."""
+    providers(emulator)
+    hook = BatchHook("anthropic_default", "claude-haiku-4-5")
+    batch_id = hook.create_batch(["one"], max_tokens=9).batch_id
+    hook.submit_batch(batch_id)
+    assert hook.expire_batch(batch_id, may_cancel=True).results_fetched_at is not None
+
+
 def test_a_batch_needs_a_model(emulator, providers):
     """Without a model there is nothing to create."""
     providers(emulator)
