@@ -8,7 +8,7 @@ from typing import IO
 
 from airflow_raif.adapters.jsonl import UNREADABLE, split_lines
 from airflow_raif.domain.batch import Batch, Part, PartState
-from airflow_raif.domain.errors import MalformedResponseError, UnavailableError
+from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.result import EntryResult
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.wire_id import index_of, wire_prefix
@@ -36,7 +36,7 @@ def download_results(runtime: Runtime, batch: Batch, part: Part, file: IO[bytes]
 
     Results that look incomplete are downloaded again, until that gives the same: then it is what the provider has.
 
-    :raises UnavailableError: it never does, or there is not one row of the batch in it, though there should be.
+    :raises MalformedResponseError: it never does, or there is not one row of the batch in it, though there should be.
     """
     state, before = _state_of(part), None
     for _ in range(MAX_DOWNLOADS):
@@ -55,7 +55,7 @@ def download_results(runtime: Runtime, batch: Batch, part: Part, file: IO[bytes]
         state = runtime.adapter.parse_part(runtime.transport.send(request).content)
         file.seek(0)
         file.truncate()
-    raise UnavailableError(_no_results(runtime, part, look, answered), provider=runtime.adapter.name)
+    raise MalformedResponseError(_no_results(runtime, part, look, answered), provider=runtime.adapter.name)
 
 
 def is_unreadable(result: EntryResult) -> bool:

@@ -65,7 +65,7 @@ def fetch_ended_parts(runtime: Runtime, batch_id: str) -> Batch:
         if part.status.is_terminal and part.results_fetched_at is None:
             try:
                 _fetch_part(runtime, batch, part)
-            except (RejectedError, BatchNotFoundError) as error:
+            except (RejectedError, BatchNotFoundError, MalformedResponseError) as error:
                 refused = refused or error
     batch = runtime.store.mark_fetched(batch, runtime.clock())
     if refused is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from airflow_raif.domain.batch import PartState
-from airflow_raif.domain.errors import BatchNotFoundError, ProviderError, RejectedError
+from airflow_raif.domain.errors import BatchNotFoundError, MalformedResponseError, ProviderError, RejectedError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.retain import is_gone
 from airflow_raif.services.runtime import Runtime
@@ -24,7 +24,7 @@ def fetch_batch_status(runtime: Runtime, batch_id: str) -> BatchStatus:
     for part in runtime.store.waiting_parts([batch_id]):
         try:
             states[part.id] = _ask(runtime, part)
-        except (RejectedError, BatchNotFoundError) as error:
+        except (RejectedError, BatchNotFoundError, MalformedResponseError) as error:
             failure = failure or error
         except ProviderError as error:
             # The others would fail in the same way.

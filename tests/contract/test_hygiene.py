@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_raif.adapters.jsonl import MAX_LINE_BYTES
-from airflow_raif.domain.errors import UnavailableError
+from airflow_raif.domain.errors import MalformedResponseError, UnavailableError
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.wire_id import make_wire_id
 from airflow_raif.emulator.faults import RowFault
@@ -299,7 +299,9 @@ def test_a_page_in_place_of_results(life, page):
     """A gateway's page, with 200, is no result: nothing is kept of it, no row is missing, and later all are there."""
     lines = life.end()
     life.write(PAGES[page])
-    with pytest.raises(UnavailableError, match="counts 3 answers of .* but no line of its results is a row of it"):
+    with pytest.raises(
+        MalformedResponseError, match="counts 3 answers of .* but no line of its results is a row of it"
+    ):
         life.fetch()
     assert not life.is_kept
     assert life.counts().pending == 3
@@ -312,7 +314,7 @@ def test_the_results_of_another_batch(life):
     """Whatever mixed them up, they are not this batch's, so none of its rows is missing."""
     lines = life.end()
     life.write(joined(line.replace(life.batch_id[:16].encode(), b"0123456789abcdef") for line in lines))
-    with pytest.raises(UnavailableError, match="no line of its results is a row of it"):
+    with pytest.raises(MalformedResponseError, match="no line of its results is a row of it"):
         life.fetch()
     assert life.counts().pending == 3
 
@@ -322,7 +324,7 @@ def test_an_empty_file(life, content):
     """The provider counts answers, so they are to come."""
     life.end()
     life.write(content)
-    with pytest.raises(UnavailableError, match="counts 3 answers of .* but gives no results yet"):
+    with pytest.raises(MalformedResponseError, match="counts 3 answers of .* but gives no results yet"):
         life.fetch()
     assert life.counts().pending == 3
 
@@ -341,7 +343,7 @@ def test_no_file_at_all(emulator, store, tmp_path, answered, is_certain):
         if is_certain:
             assert [row["reason"] for row in life.fetch()] == ["missing"] * 3
         else:
-            with pytest.raises(UnavailableError, match="counts 3 answers of .* but gives no results yet"):
+            with pytest.raises(MalformedResponseError, match="counts 3 answers of .* but gives no results yet"):
                 life.fetch()
 
 
@@ -394,7 +396,7 @@ def test_downloads_that_differ_each_time(behind, gateway):
         return answer
 
     gateway.change = change
-    with pytest.raises(UnavailableError, match="its results are other ones at each download"):
+    with pytest.raises(MalformedResponseError, match="its results are other ones at each download"):
         behind.fetch()
     assert behind.counts().pending == 5
     assert not behind.is_kept

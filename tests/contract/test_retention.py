@@ -290,3 +290,20 @@ def test_one_part_that_is_not_found_does_not_keep_the_others_away(each, world):
     swept = world.read(batch)
     assert [part.results_fetched_at is not None for part in swept.parts] == [False, True]
     assert world.store.count_entries(swept).completed == 2
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_one_part_whose_results_are_garbage_does_not_keep_the_others_away(world, provider):
+    """A page of a gateway stands in the place of its results: it is asked for again at every pass, alone."""
+    world.connections[provider] = {"limits": {"max_requests": 2}}
+    batch = ended(world, provider, count=4)
+    output = world.emulator.state.batches[provider][batch.parts[0].provider_batch_id].output.path
+    good = output.read_bytes()
+    output.write_text("<html>")
+    world.passes(3 * HOUR)
+    report = world.sweep()
+    assert "no line of its results is a row of it" in report.warnings[0]
+    assert [part.results_fetched_at is not None for part in world.read(batch).parts] == [False, True]
+    output.write_bytes(good)
+    assert world.sweep().counts["fetched"] == 1
+    assert [row["status"] for row in world.finish(batch)] == ["completed"] * 4

@@ -9,7 +9,13 @@ import sqlalchemy
 
 from airflow_raif.adapters.base import Request
 from airflow_raif.adapters.openai import OpenAIAdapter
-from airflow_raif.domain.errors import AuthenticationError, InvalidBatchError, RejectedError, UnavailableError
+from airflow_raif.domain.errors import (
+    AuthenticationError,
+    InvalidBatchError,
+    MalformedResponseError,
+    RejectedError,
+    UnavailableError,
+)
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.emulator.faults import HttpFault, RowFault
 from airflow_raif.emulator.settings import Progress
@@ -227,7 +233,7 @@ def test_results_that_never_come_are_told_and_not_called_missing(runtime, store,
     fetch_batch_status(runtime, batch.batch_id)
     real = OpenAIAdapter.result_blocks
     monkeypatch.setattr(OpenAIAdapter, "result_blocks", lambda *_: iter(()))
-    with pytest.raises(UnavailableError, match="counts 2 answers of .* but gives no results yet"):
+    with pytest.raises(MalformedResponseError, match="counts 2 answers of .* but gives no results yet"):
         fetch_batch_results(runtime, batch.batch_id)
     monkeypatch.setattr(OpenAIAdapter, "result_blocks", real)
     assert store.count_entries(fetch_batch_results(runtime, batch.batch_id)).completed == 2
