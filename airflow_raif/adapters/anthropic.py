@@ -5,7 +5,6 @@ Source: https://docs.anthropic.com/en/api/creating-message-batches
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -16,7 +15,17 @@ from urllib.parse import quote
 import msgspec
 
 from airflow_raif.adapters.anthropic_results import read_row
-from airflow_raif.adapters.base import JSON, Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
+from airflow_raif.adapters.base import (
+    JSON,
+    Adapter,
+    Limits,
+    ListPage,
+    Lookup,
+    Request,
+    SpooledPart,
+    Transport,
+    unknown_status,
+)
 from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.adapters.lookup import listed
 from airflow_raif.adapters.schemas import anthropic_schema
@@ -28,14 +37,12 @@ from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.wire_id import wire_prefix
 
-log = logging.getLogger(__name__)
-
 BATCHES = "/v1/messages/batches"
 #: What stands around the requests in the body of a create.
 _HEAD, _TAIL = b'{"requests":[', b"]}"
 
 
-class _Counts(msgspec.Struct):
+class _Counts(msgspec.Struct, gc=False):
     processing: int = 0
     succeeded: int = 0
     errored: int = 0
@@ -47,7 +54,7 @@ class _Counts(msgspec.Struct):
         return self.processing + self.succeeded + self.errored + self.canceled + self.expired
 
 
-class _Batch(msgspec.Struct):
+class _Batch(msgspec.Struct, gc=False):
     id: str
     processing_status: str
     request_counts: _Counts | None = None
@@ -207,9 +214,10 @@ class AnthropicAdapter(Adapter):
                 f"anthropic's answer is no message batch: {error}", provider=self.name
             ) from error
 
-    def list_request(self, cursor: str | None = None) -> Request:
-        """Build ``GET /v1/messages/batches``."""
-        return Request(method="GET", path=f"{BATCHES}?limit=100" + (f"&after_id={quote(cursor)}" if cursor else ""))
+    def list_request(self, cursor: str | None = None, size: int = 100) -> Request:
+        """Build ``GET /v1/messages/batches``; a page holds up to 1,000."""
+        after = f"&after_id={quote(cursor)}" if cursor else ""
+        return Request(method="GET", path=f"{BATCHES}?limit={min(max(size, 100), 1000)}{after}")
 
     def parse_list(self, content: bytes) -> ListPage:
         """Read a page."""
@@ -286,7 +294,5 @@ def _status(batch: _Batch, counts: _Counts) -> BatchStatus:
             return BatchStatus.CANCELED
         return BatchStatus.EXPIRED if counts.expired else BatchStatus.ENDED
     if batch.processing_status not in ("in_progress", "canceling"):
-        log.warning(
-            "anthropic says batch %s is %r, which is unknown; polling goes on", batch.id, batch.processing_status
-        )
+        return unknown_status("anthropic", batch.processing_status)
     return BatchStatus.IN_PROGRESS

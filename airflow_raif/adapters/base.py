@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from abc import ABC, abstractmethod
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
 
@@ -21,6 +22,9 @@ from airflow_raif.adapters.text_form import encode_json
 from airflow_raif.domain.batch import PartState
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.result import EntryError, EntryResult
+from airflow_raif.domain.status import BatchStatus
+
+log = logging.getLogger(__name__)
 
 #: Headers of a call with a JSON body.
 JSON = {"content-type": "application/json"}
@@ -146,6 +150,13 @@ class Lookup:
     input_ref: str | None
     #: Our clock, which the provider's may not agree with.
     clock: Callable[[], float] = time.time
+
+
+@lru_cache(maxsize=100)
+def unknown_status(provider: str, word: str) -> BatchStatus:
+    """Return what a provider's unknown status word counts as; warn of it once, since all its batches may have it."""
+    log.warning("%s says of a batch that it is %r, which is unknown; polling goes on", provider, word)
+    return BatchStatus.IN_PROGRESS
 
 
 class Adapter(ABC):
@@ -274,8 +285,11 @@ class Adapter(ABC):
         """Read one batch job's state. An unknown status is ``in_progress``, with a warning."""
 
     @abstractmethod
-    def list_request(self, cursor: str | None = None) -> Request:
-        """Build the request for one page of batch jobs, newest first."""
+    def list_request(self, cursor: str | None = None, size: int = 100) -> Request:
+        """Build the request for one page of batch jobs, newest first.
+
+        :param size: how many would do; a page may hold fewer or more.
+        """
 
     @abstractmethod
     def parse_list(self, content: bytes) -> ListPage:

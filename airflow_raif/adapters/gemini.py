@@ -5,7 +5,6 @@ Source: https://ai.google.dev/gemini-api/docs/batch-api
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -15,7 +14,17 @@ from urllib.parse import quote
 import msgspec
 import tenacity
 
-from airflow_raif.adapters.base import JSON, Adapter, Limits, ListPage, Lookup, Request, SpooledPart, Transport
+from airflow_raif.adapters.base import (
+    JSON,
+    Adapter,
+    Limits,
+    ListPage,
+    Lookup,
+    Request,
+    SpooledPart,
+    Transport,
+    unknown_status,
+)
 from airflow_raif.adapters.gemini_requests import embed_body, generate_body
 from airflow_raif.adapters.gemini_results import name_of_code, read_row
 from airflow_raif.adapters.http import MAX_ATTEMPTS, pause
@@ -27,8 +36,6 @@ from airflow_raif.domain.errors import MalformedResponseError, TransientProvider
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import BatchStatus
-
-log = logging.getLogger(__name__)
 
 GENERATE, EMBED = "batchGenerateContent", "asyncBatchEmbedContent"
 #: The documented most of an inline create is 20 MB; larger parts go through a file.
@@ -49,7 +56,7 @@ _STATUSES = {
 }
 
 
-class _Stats(msgspec.Struct, rename="camel"):
+class _Stats(msgspec.Struct, rename="camel", gc=False):
     """Counters are int64 and travel as strings; zeros are left out."""
 
     request_count: int = 0
@@ -58,13 +65,13 @@ class _Stats(msgspec.Struct, rename="camel"):
     failed_request_count: int = 0
 
 
-class _Output(msgspec.Struct, rename="camel"):
+class _Output(msgspec.Struct, rename="camel", gc=False):
     responses_file: str | None = None
     inlined_responses: msgspec.Raw = msgspec.Raw()
     inlined_embed_content_responses: msgspec.Raw = msgspec.Raw()
 
 
-class _Metadata(msgspec.Struct, rename="camel"):
+class _Metadata(msgspec.Struct, rename="camel", gc=False):
     state: str | None = None
     display_name: str | None = None
     batch_stats: _Stats | None = None
@@ -72,13 +79,13 @@ class _Metadata(msgspec.Struct, rename="camel"):
     output: _Output | None = None
 
 
-class _Status(msgspec.Struct):
+class _Status(msgspec.Struct, gc=False):
     code: int | str | None = None
     message: str | None = None
     status: str | None = None
 
 
-class _Operation(msgspec.Struct):
+class _Operation(msgspec.Struct, gc=False):
     """A long-running operation whose metadata is the batch."""
 
     name: str
@@ -258,7 +265,7 @@ class GeminiAdapter(Adapter):
         """Read an operation; inline results in it are not decoded."""
         return _state(self._operation(content))
 
-    def list_request(self, cursor: str | None = None) -> Request:
+    def list_request(self, cursor: str | None = None, size: int = 100) -> Request:
         """Build ``GET /v1beta/batches``."""
         return Request(
             method="GET",
@@ -373,8 +380,4 @@ def _status(operation: _Operation, raw_status: str) -> BatchStatus:
         if not operation.done:
             return BatchStatus.IN_PROGRESS
         return BatchStatus.FAILED if operation.error is not None else BatchStatus.ENDED
-    status = _STATUSES.get(re.sub("^(BATCH|JOB)_STATE_", "", raw_status))
-    if status is None:
-        log.warning("gemini says %s is %r, which is unknown; polling goes on", operation.name, raw_status)
-        return BatchStatus.IN_PROGRESS
-    return status
+    return _STATUSES.get(re.sub("^(BATCH|JOB)_STATE_", "", raw_status)) or unknown_status("gemini", raw_status)

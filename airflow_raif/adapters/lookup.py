@@ -47,14 +47,14 @@ def listed(adapter: Adapter, transport: Transport, lookup: Lookup) -> Iterator[t
             times.append(created_at)
             yield state, created_at is None or created_at >= oldest
         cursor = page.next_cursor
-        if cursor is None or (adapter.lists_newest_first and _is_past(times, oldest)):
+        if cursor is None or (adapter.lists_newest_first and is_past(times, oldest)):
             return
     raise AmbiguousSubmitError(
         f"it may be among more than the {len(times)} batches that were looked at; {adapter.name} lists more"
     )
 
 
-def _is_past(times: list[float | None], oldest: float) -> bool:
+def is_past(times: list[float | None], oldest: float) -> bool:
     """Whether all that follows is older: what came so far is seen to be newest first, and to reach further back."""
     known = [each for each in times if each is not None]
     is_falling = len(known) == len(times) and known == sorted(known, reverse=True) and known[:1] > known[-1:]

@@ -5,7 +5,6 @@ Source: https://platform.openai.com/docs/api-reference/batch
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from airflow_raif.adapters.base import (
     Request,
     SpooledPart,
     Transport,
+    unknown_status,
 )
 from airflow_raif.adapters.lookup import find_by_tag
 from airflow_raif.adapters.openai_requests import chat_body, embeddings_body, responses_body
@@ -33,8 +33,6 @@ from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import BatchStatus
-
-log = logging.getLogger(__name__)
 
 RESPONSES, CHAT, EMBEDDINGS = "/v1/responses", "/v1/chat/completions", "/v1/embeddings"
 
@@ -53,23 +51,23 @@ TAG = "raif"
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
 
-class _Counts(msgspec.Struct):
+class _Counts(msgspec.Struct, gc=False):
     total: int = 0
     completed: int = 0
     failed: int = 0
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, gc=False):
     code: str | None = None
     message: str | None = None
     line: int | None = None
 
 
-class _Errors(msgspec.Struct):
+class _Errors(msgspec.Struct, gc=False):
     data: list[_Error] | None = None
 
 
-class _Batch(msgspec.Struct):
+class _Batch(msgspec.Struct, gc=False):
     """The batch object, as far as it is needed; compatible servers leave out much."""
 
     id: str
@@ -234,7 +232,7 @@ class OpenAIAdapter(Adapter):
         except msgspec.MsgspecError as error:
             raise MalformedResponseError(f"openai's answer is no batch: {error}", provider=self.name) from error
 
-    def list_request(self, cursor: str | None = None) -> Request:
+    def list_request(self, cursor: str | None = None, size: int = 100) -> Request:
         """Build ``GET /batches``."""
         return Request(method="GET", path="/batches?limit=100" + (f"&after={quote(cursor)}" if cursor else ""))
 
@@ -283,10 +281,7 @@ class OpenAIAdapter(Adapter):
 
 
 def _state(batch: _Batch) -> PartState:
-    status = _STATUSES.get(batch.status)
-    if status is None:
-        log.warning("openai says batch %s is %r, which is unknown; polling goes on", batch.id, batch.status)
-        status = BatchStatus.IN_PROGRESS
+    status = _STATUSES.get(batch.status) or unknown_status("openai", batch.status)
     refs: dict[str, Any] = {
         name: value
         for name in ("input_file_id", "output_file_id", "error_file_id")

@@ -21,7 +21,7 @@ class Claim(msgspec.Struct, frozen=True):
     map_index: int = -1
 
 
-class Counts(msgspec.Struct, frozen=True):
+class Counts(msgspec.Struct, frozen=True, gc=False):
     """The provider's own counters, for progress only; rows are accounted for by ids."""
 
     total: int = 0
@@ -29,7 +29,7 @@ class Counts(msgspec.Struct, frozen=True):
     failed: int = 0
 
 
-class PartState(msgspec.Struct, frozen=True, kw_only=True):
+class PartState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a provider says about one of its batch jobs."""
 
     provider_batch_id: str

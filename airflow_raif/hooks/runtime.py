@@ -113,7 +113,7 @@ def _make_poller(connection: ResolvedConnection, store: Store) -> SharedPoller:
     from airflow_raif.services.poller import SharedPoller
 
     adapter = make_adapter(connection.settings)
-    return SharedPoller(adapter, AsyncHttpTransport(adapter), store)
+    return SharedPoller(adapter, AsyncHttpTransport(adapter), store.without_wait())
 
 
 async def cancel_from_trigger(conn_id: str, model: str | None, batch_id: str) -> None:

@@ -4,71 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
-from typing import Protocol
 
-from airflow_raif.adapters.base import Adapter, Request, Response
+from airflow_raif.adapters.base import Adapter
 from airflow_raif.domain.batch import PartState
-from airflow_raif.domain.errors import (
-    AuthenticationError,
-    BatchNotFoundError,
-    MalformedResponseError,
-    ProviderError,
-    RateLimitedError,
-    RejectedError,
-    StoreError,
-    TransientProviderError,
-)
+from airflow_raif.domain.errors import StoreError, StoreUnavailableError
 from airflow_raif.domain.status import BatchStatus
+from airflow_raif.services.ask import Answers, AsyncTransport, ask
+from airflow_raif.services.offload import offload
 from airflow_raif.services.runtime import utc_now
+from airflow_raif.services.schedule import Schedule, pace
 from airflow_raif.store import BatchMissingError, Store, WaitingPart
 
 log = logging.getLogger(__name__)
 
 DEFAULT_INTERVALS = (60.0, 120.0, 300.0, 600.0, 1800.0)
-#: Pages asked for in one tick before the rest is asked one by one.
-MAX_PAGES = 50
-#: Single requests in flight at once.
-MAX_CONCURRENCY = 8
+#: Batches settled after a tick in one turn of the event loop; each may wake a trigger.
+SETTLED_AT_ONCE = 50
 
 
-class AsyncTransport(Protocol):
-    """The asynchronous calls the poller makes."""
-
-    async def send(self, request: Request, *, retry: bool = False) -> Response:
-        """Send and read the whole answer."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close the client."""
-        ...
-
-
-@dataclass
+@dataclass(slots=True)
 class _Watch:
-    """One waiting batch and when it is asked about next."""
+    """One waiting batch and who waits for it."""
 
-    future: asyncio.Future[BatchStatus]
-    intervals: Sequence[float]
-    due_at: float
-    attempt: int = 0
-    waiters: int = 0
+    schedule: Schedule
+    waiters: set[asyncio.Future[BatchStatus]] = field(default_factory=set)
 
-    def schedule_next(self, now: float, at_least: float = 0.0) -> None:
-        """Set the next poll: the schedule's interval with a tenth of jitter, so that batches spread out."""
-        interval = self.intervals[min(self.attempt, len(self.intervals) - 1)]
-        self.attempt += 1
-        self.due_at = now + max(interval * random.uniform(0.9, 1.1), at_least)  # noqa: S311 - no secret
+    def tell(self, outcome: BatchStatus | Exception) -> None:
+        for future in self.waiters:
+            if future.done():
+                continue
+            if isinstance(outcome, BatchStatus):
+                future.set_result(outcome)
+            else:
+                future.set_exception(outcome)
 
 
 @dataclass
 class SharedPoller:
-    """Asks the provider's list, page by page, about all waiting batches together.
+    """Asks the provider about all waiting batches together.
 
     It runs while somebody waits, and closes its transport when nobody does. An outage of the provider or of the
     store is waited out; nothing is ever canceled because polling failed.
@@ -82,6 +60,9 @@ class SharedPoller:
     _watches: dict[str, _Watch] = field(default_factory=dict)
     _task: asyncio.Task[None] | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    #: No tick comes before this, whatever is due.
+    _rests_until: float = 0.0
+    _wakes_at: float = 0.0
     #: Set once nobody waits any more; a closed poller takes no new batch.
     is_closed: bool = False
 
@@ -93,35 +74,37 @@ class SharedPoller:
         """
         watch = self._watches.get(batch_id)
         if watch is None:
-            loop = asyncio.get_running_loop()
-            watch = self._watches[batch_id] = _Watch(loop.create_future(), tuple(intervals), monotonic())
-        watch.waiters += 1
-        self._start()
+            watch = self._watches[batch_id] = self._start(Schedule.starting(tuple(intervals), monotonic()))
+        future: asyncio.Future[BatchStatus] = asyncio.get_running_loop().create_future()
+        watch.waiters.add(future)
         try:
-            return await asyncio.shield(watch.future)
+            return await future
         finally:
-            watch.waiters -= 1
-            if watch.waiters == 0 and self._watches.get(batch_id) is watch:
+            watch.waiters.discard(future)
+            if not watch.waiters and self._watches.get(batch_id) is watch:
                 del self._watches[batch_id]
-                self._wake.set()
+                if not self._watches:
+                    self._wake.set()
 
-    def _start(self) -> None:
-        self._wake.set()
+    def _start(self, schedule: Schedule) -> _Watch:
         if self._task is None:
             # An empty context, so that its log lines do not land in the log of whichever task came first.
             self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
+        if schedule.due_at < self._wakes_at:
+            self._wake.set()
+        return _Watch(schedule)
 
     async def _run(self) -> None:
         try:
             while self._watches:
-                now = monotonic()
-                if due := [batch_id for batch_id, watch in self._watches.items() if watch.due_at <= now]:
-                    await self._tick(due)
-                await self._sleep()
-            self.is_closed = True
+                self._wakes_at = max(self._rests_until, min(each.schedule.due_at for each in self._watches.values()))
+                if (seconds := self._wakes_at - monotonic()) > 0:
+                    await self._sleep(seconds)
+                else:
+                    await self._tick()
         except BaseException as error:
             for watch in self._watches.values():
-                watch.future.set_exception(error if isinstance(error, Exception) else RuntimeError("poller stopped"))
+                watch.tell(error if isinstance(error, Exception) else RuntimeError("poller stopped"))
             raise
         finally:
             self.is_closed = True
@@ -130,113 +113,72 @@ class SharedPoller:
             if self.on_close is not None:
                 await self.on_close()
 
-    async def _sleep(self) -> None:
+    async def _sleep(self, seconds: float) -> None:
         self._wake.clear()
-        if not self._watches:
-            return
-        seconds = min(watch.due_at for watch in self._watches.values()) - monotonic()
-        if seconds > 0:
-            try:
-                await asyncio.wait_for(self._wake.wait(), seconds)
-            except TimeoutError:
-                return
-
-    async def _tick(self, due: Sequence[str]) -> None:
-        at_least = 0.0
         try:
-            statuses = await asyncio.to_thread(self.store.statuses, due)
-            running = [each for each in due if each in statuses and not statuses[each].is_terminal]
-            waiting = await asyncio.to_thread(self.store.waiting_parts, running)
-            states, failures, at_least = await self._ask(waiting)
-            failures |= {
-                each: BatchMissingError(f"the store knows no batch {each!r}") for each in due if each not in statuses
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _tick(self) -> None:
+        now = monotonic()
+        ripe = {batch_id: watch for batch_id, watch in self._watches.items() if watch.schedule.ripe_at <= now}
+        statuses: Mapping[str, BatchStatus] = {}
+        answers = Answers()
+        try:
+            statuses, parts = await offload(self._read, {each: watch.schedule.due_at for each, watch in ripe.items()})
+            answers = await ask(self.adapter, self.transport, parts)
+            answers.failures |= {
+                each: BatchMissingError(f"the store knows no batch {each!r}") for each in ripe if each not in statuses
             }
-            if states:
-                await asyncio.to_thread(self.store.record_states, states, self.clock())
-                statuses = await asyncio.to_thread(self.store.statuses, due)
+            if answers.states:
+                statuses = {**statuses, **await offload(self._note, answers.states)}
         except StoreError as error:
             log.warning("The store does not answer, polling again later: %s", error)
-            statuses, failures = {}, {}
-        self._deliver(due, statuses, failures, at_least)
+            answers = Answers(unanswered=set(ripe))
+        self._rests_until = monotonic() + max(answers.pause, min(watch.schedule.rest for watch in ripe.values()))
+        await self._tell(list(ripe), statuses, answers)
 
-    def _deliver(
-        self,
-        due: Sequence[str],
-        statuses: Mapping[str, BatchStatus],
-        failures: Mapping[str, Exception],
-        at_least: float,
-    ) -> None:
-        now = monotonic()
-        for batch_id in due:
+    def _read(self, due_at: Mapping[str, float]) -> tuple[dict[str, BatchStatus], list[WaitingPart]]:
+        """Return what the store knows; who is overdue comes first, should there be time for a few only."""
+        statuses = self.store.statuses(list(due_at))
+        parts = self.store.waiting_parts([each for each, status in statuses.items() if not status.is_terminal])
+        return statuses, sorted(parts, key=lambda part: due_at[part.batch_id])
+
+    def _note(self, states: Mapping[int, PartState]) -> dict[str, BatchStatus]:
+        """Write down what the provider said; return the batches that are terminal now."""
+        return self.store.statuses(self._write(list(states.items())))
+
+    def _write(self, states: Sequence[tuple[int, PartState]]) -> list[str]:
+        """Write states in one transaction, or in several if one cannot be written: that is to stop no other."""
+        try:
+            return self.store.record_states(dict(states), self.clock())
+        except StoreUnavailableError:
+            raise
+        except StoreError as error:
+            if len(states) == 1:
+                log.warning("What is said of %s cannot be noted: %s", states[0][1].provider_batch_id, error)
+                return []
+            half = len(states) // 2
+            return self._write(states[:half]) + self._write(states[half:])
+
+    async def _tell(self, asked: Sequence[str], statuses: Mapping[str, BatchStatus], answers: Answers) -> None:
+        """Tell those whose wait is over, some at a time, and set when the others are asked about next."""
+        now, stretch = monotonic(), pace()
+        for number, batch_id in enumerate(asked):
+            if number % SETTLED_AT_ONCE == 0:
+                await asyncio.sleep(0)
             watch = self._watches.get(batch_id)
             if watch is None:
                 continue
-            status = statuses.get(batch_id)
-            if status is not None and status.is_terminal:
-                watch.future.set_result(status)
-            elif batch_id in failures:
-                watch.future.set_exception(failures[batch_id])
-            else:
-                watch.schedule_next(now, at_least)
-                continue
-            # Told once: whoever asks from now on is told anew, and no further call is made for it.
-            del self._watches[batch_id]
-
-    async def _ask(self, waiting: Sequence[WaitingPart]) -> tuple[dict[int, PartState], dict[str, Exception], float]:
-        """Return states by part, errors by batch, and the seconds the provider asked to wait."""
-        wanted = {part.provider_batch_id: part for part in waiting}
-        states: dict[int, PartState] = {}
-        failures: dict[str, Exception] = {}
-        try:
-            listed = await self._listed(set(wanted))
-        except AuthenticationError as error:
-            return states, dict.fromkeys((part.batch_id for part in waiting), error), 0.0
-        except (RejectedError, BatchNotFoundError, MalformedResponseError) as error:
-            log.warning("The list of %s cannot be read, asking for each batch: %s", self.adapter.name, error)
-            listed = []
-        except TransientProviderError as error:
-            log.warning("%s cannot be polled, trying again later: %s", self.adapter.name, error)
-            return states, failures, _retry_after(error)
-        for state in listed:
-            states[wanted[state.provider_batch_id].id] = state
-        missing = [part for part in waiting if part.id not in states]
-        at_least = await self._ask_singly(missing, states, failures)
-        return states, failures, at_least
-
-    async def _listed(self, wanted: set[str]) -> list[PartState]:
-        found: list[PartState] = []
-        cursor: str | None = None
-        for _ in range(MAX_PAGES if len(wanted) > 1 else 0):
-            page = self.adapter.parse_list((await self.transport.send(self.adapter.list_request(cursor))).content)
-            found += [state for state in page.parts if state.provider_batch_id in wanted]
-            cursor = page.next_cursor
-            if cursor is None or len(found) >= len(wanted):
-                break
-        return found
-
-    async def _ask_singly(
-        self, parts: Sequence[WaitingPart], states: dict[int, PartState], failures: dict[str, Exception]
-    ) -> float:
-        at_least = 0.0
-        gate = asyncio.Semaphore(MAX_CONCURRENCY)
-
-        async def ask(part: WaitingPart) -> None:
-            nonlocal at_least
-            async with gate:
-                try:
-                    response = await self.transport.send(self.adapter.get_request(part.provider_batch_id))
-                    states[part.id] = self.adapter.parse_part(response.content)
-                except (AuthenticationError, BatchNotFoundError) as error:
-                    failures[part.batch_id] = error
-                except ProviderError as error:
-                    log.warning("Part %s of batch %s cannot be polled: %s", part.number, part.batch_id, error)
-                    at_least = max(at_least, _retry_after(error))
-
-        await asyncio.gather(*(ask(part) for part in parts))
-        return at_least
-
-
-def _retry_after(error: Exception) -> float:
-    """Return the provider's hint, capped at an hour."""
-    hint = error.retry_after if isinstance(error, RateLimitedError) else None
-    return min(hint or 0.0, 3600.0)
+            status, failure = statuses.get(batch_id), answers.failures.get(batch_id)
+            outcome = status if status is not None and status.is_terminal else failure
+            if outcome is not None:
+                # Told once: whoever asks from now on is told anew, and no further call is made for it.
+                del self._watches[batch_id]
+                watch.tell(outcome)
+            elif batch_id in answers.unanswered:
+                watch.schedule.failed(now, stretch)
+            elif batch_id not in answers.postponed:
+                watch.schedule.answered(now, stretch)

@@ -43,6 +43,10 @@ class Database:
             raise
         return cls(engine, wait_seconds=wait_seconds)
 
+    def without_wait(self) -> Self:
+        """Return the same store for one who comes again by himself: it gives up at once if the database is away."""
+        return type(self)(self._engine)
+
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()

@@ -11,7 +11,7 @@ from typing import Any
 
 import tenacity
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from airflow_raif.domain.errors import ConfigurationError, StoreError, StoreUnavailableError
@@ -112,5 +112,5 @@ def store_errors(url: URL) -> Iterator[None]:
         raise StoreUnavailableError(
             f"the store at {address} does not answer: {reason[0] if reason else error}"
         ) from error
-    except DBAPIError as error:
+    except StatementError as error:
         raise StoreError(f"the store at {address} refused a statement: {error.orig}") from error

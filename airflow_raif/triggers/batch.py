@@ -13,6 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_raif.domain.errors import InvalidBatchError, RaifError
 from airflow_raif.hooks.airflow_compat import task_is_finished
 from airflow_raif.hooks.runtime import cancel_from_trigger, shared_poller
+from airflow_raif.triggers.pace import take_turn
 
 log = logging.getLogger(__name__)
 #: Strong references: the supervisor cancels the task that runs ``on_kill`` again and again.
@@ -65,6 +66,7 @@ class BatchTrigger(BaseTrigger):
         event = {"batch_id": self.batch_id, **await self._wait()}
         if (rest := self.min_dwell - (time() - started)) > 0:
             await asyncio.sleep(rest)
+        await take_turn()
         yield TriggerEvent(event)
 
     async def _wait(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_raif.adapters.base import unknown_status
 from airflow_raif.domain.errors import (
     BatchOutcomeError,
     CanceledBatchError,
@@ -200,6 +201,7 @@ def test_all_rows_failed_is_a_failed_outcome(provider, runtime, emulator):
 @EACH
 def test_unknown_status_keeps_polling(provider, emulator, runtime, caplog):
     """A status that is not documented is in progress, with a warning."""
+    unknown_status.cache_clear()
     emulator.state.faults.unknown_status = "DAYDREAMING"
     batch = create_batch(runtime, rows(1), defaults=defaults_of(provider))
     batch = submit_batch(runtime, batch.batch_id)

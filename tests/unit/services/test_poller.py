@@ -50,7 +50,7 @@ async def test_several_batches_are_asked_for_with_the_list(make, emulator_of):
 
 async def test_batch_missing_from_the_list_is_asked_for_by_id(make, emulator_of, monkeypatch):
     """With more strangers than the poller reads pages for, single calls find ours."""
-    monkeypatch.setattr("airflow_raif.services.poller.MAX_PAGES", 0)
+    monkeypatch.setattr("airflow_raif.services.ask.MAX_PAGES", 0)
     submitted, poller_of = make
     emulator = emulator_of()
     batches = submitted(emulator, 3)
