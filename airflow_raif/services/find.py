@@ -50,7 +50,7 @@ def look_up(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
     """Return the one batch at the provider that is the part; ``None``: the provider lists none now.
 
     :raises AmbiguousSubmitError: it lists several, or cannot be asked.
-    :raises UnavailableError: it does not answer now.
+    :raises UnavailableError: it does not answer now, or the one may be another part's as well.
     """
     assert part.intent_at is not None  # noqa: S101 - the callers looked
     lookup = Lookup(
@@ -67,14 +67,25 @@ def look_up(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
         raise _ambiguous(batch, part, str(doubt)) from doubt
     except ProviderError as error:
         raise _ambiguous(batch, part, f"looking it up failed: {error}") from error
+    # In this order: a create that gets its reply meanwhile is seen as one of both.
+    rivals = [] if runtime.adapter.has_tag else _rivals(runtime, batch, part)
     taken = runtime.store.known_provider_ids([state.provider_batch_id for state in found])
     free = [state for state in found if state.provider_batch_id not in taken]
     if len(free) > 1:
         raise _ambiguous(batch, part, f"it may be any of {'; '.join(map(_described, free))}")
+    if free and rivals and not free[0].status.is_terminal:
+        what = f"{_described(free[0])} may be it, or that of {' or '.join(rivals)}, which has no reply either"
+        raise _unavailable(batch, part, what, None)
     if free:
         log.info("Found %s for part %s of batch %s", free[0].provider_batch_id, part.number, batch.batch_id)
         return free[0]
     return None
+
+
+def _rivals(runtime: Runtime, batch: Batch, part: Part) -> list[str]:
+    """Return our other parts that a batch without a mark, which runs, may be as well."""
+    creates = runtime.store.open_creates(batch.provider, part.request_count)
+    return [f"part {number} of batch {of}" for of, number in creates if (of, number) != (batch.batch_id, part.number)]
 
 
 def not_listed(runtime: Runtime, batch: Batch, part: Part, why: str) -> UnavailableError:

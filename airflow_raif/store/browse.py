@@ -45,3 +45,21 @@ def part_number(connection: Connection, batch_key: int, index: int) -> int | Non
     """Return the number of the part that an entry is in; ``None``: the batch has no such entry."""
     where = (entry_table.c.batch_key == batch_key, entry_table.c.idx == index)
     return connection.scalar(select(entry_table.c.part_number).where(*where))
+
+
+def open_creates(connection: Connection, provider: str, request_count: int) -> list[tuple[str, int]]:
+    """Return batch id and number of each part of a size whose create has no reply yet."""
+    statement = (
+        select(batch_table.c.batch_id, part_table.c.number)
+        .join(part_table, part_table.c.batch_key == batch_table.c.id)
+        .where(
+            batch_table.c.provider == provider,
+            part_table.c.request_count == request_count,
+            part_table.c.status == BatchStatus.PENDING.value,
+            part_table.c.intent_at.is_not(None),
+            part_table.c.provider_batch_id.is_(None),
+            ~part_table.c.is_synchronous,
+        )
+        .order_by(part_table.c.id)
+    )
+    return [(row.batch_id, row.number) for row in connection.execute(statement)]

@@ -256,6 +256,11 @@ class Store(Database):
         with self._transaction() as connection:
             return parts.waiting(connection, batch_ids)
 
+    def open_creates(self, provider: str, request_count: int) -> list[tuple[str, int]]:
+        """Return batch id and number of each part of a size whose create has no reply yet."""
+        with self._transaction() as connection:
+            return browse.open_creates(connection, provider, request_count)
+
     def known_provider_ids(self, provider_batch_ids: Collection[str]) -> set[str]:
         """Return those of the ids that a part has already."""
         column = part_table.c.provider_batch_id

@@ -234,6 +234,23 @@ def test_batches_of_others_are_not_adopted(provider, runtime, emulator, store):
     assert emulator.state.creates[provider] == 2
 
 
+def test_two_creates_of_a_size_whose_replies_are_out(provider, runtime, emulator, store):
+    """What runs may be either's where nothing marks it: neither takes it until the other knows its own."""
+    other = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    spooled = runtime.spooled_part(other, other.parts[0])
+    store.record_intent(other.parts[0].id, runtime.clock())
+    made = runtime.adapter.create(runtime.transport, spooled, runtime.adapter.upload(runtime.transport, spooled))
+    batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+    store.record_intent(batch.parts[0].id, runtime.clock())
+    if not runtime.adapter.has_tag:
+        with pytest.raises(UnavailableError, match=f"{made.provider_batch_id}.*part 0 of batch {other.batch_id}"):
+            submit_batch(later(runtime), batch.batch_id)
+    store.record_submitted(other.parts[0].id, made, runtime.clock())
+    batch = submit_batch(later(runtime), batch.batch_id)
+    assert batch.parts[0].provider_batch_id not in (None, made.provider_batch_id)
+    assert emulator.state.creates[provider] == 2
+
+
 def test_ended_stranger_of_the_same_size_is_not_adopted(provider, emulator_of, store, tmp_path):
     """Of an ended batch the ids in its results tell whose it is."""
     emulator = emulator_of()
