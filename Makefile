@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_SYSTEM_CERTS := 1
 export UV_NATIVE_TLS := 1
 
-.PHONY: setup demo test test-oldest coverage lint bench constraints postgres clean
+.PHONY: setup demo test e2e test-oldest coverage lint bench constraints postgres clean
 
 setup: $(VENV)/.installed
 
@@ -26,7 +26,11 @@ demo: setup
 	$(BIN)/python -m airflow_raif.demo $(ARGS)
 
 test: setup postgres
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+# Real Airflow, its processes killed, frozen and restarted, every case.
+e2e: setup postgres
+	$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 # The tests that meet Airflow and the SDKs, on the oldest Airflow supported and the SDKs' generation before.
 test-oldest:

@@ -85,9 +85,18 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres_home() -> Iterator[Path]:
+    """A folder that PostgreSQL's user may enter; pytest's are closed whenever another session of it begins."""
+    with tempfile.TemporaryDirectory(prefix="raif-postgres-") as home:
+        yield Path(home)
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_home: Path) -> Iterator[PostgresServer]:
     """A PostgreSQL server on loopback."""
-    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    home = postgres_home / "shared"
+    home.mkdir()
+    server = PostgresServer(home)
     server.start()
     yield server
     server.stop()

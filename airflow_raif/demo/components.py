@@ -97,6 +97,16 @@ def prepare_home(home: Path, env: Mapping[str, str]) -> None:
     shutil.copy(template, home / "airflow.db")
 
 
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Return every process that works on an AIRFLOW_HOME: components, and all that they started."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get("AIRFLOW_HOME") == str(home):
+                found.append(process)
+    return found
+
+
 class Airflow:
     """Scheduler, triggerer, dag processor and API server, started and stopped together."""
 
@@ -185,20 +195,13 @@ class Airflow:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(end - monotonic(), 0.1))
         # A task is in a process group of its own, and outlives its component.
-        for pid in self.processes():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        left = processes_of(self.home)
+        for each in left:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         for process in self._processes.values():
             process.wait()
-
-    def processes(self) -> list[int]:
-        """Return every process that works on this home: components and all that they started."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error, OSError):
-                if process.pid != os.getpid() and process.environ().get("AIRFLOW_HOME") == str(self.home):
-                    found.append(process.pid)
-        return found
+        psutil.wait_procs(left, timeout=15)
 
     def _authorise(self) -> None:
         response = self._client.get("/auth/token")

@@ -482,9 +482,9 @@ def test_broken_embedded_file(tmp_path):
 
 
 @pytest.mark.postgres
-def test_a_server_that_comes_back_is_waited_for(tmp_path):
+def test_a_server_that_comes_back_is_waited_for(postgres_home):
     """A restart of the database costs a pause, and no transaction that had not begun."""
-    home = tmp_path / "server"
+    home = postgres_home / "restarted"
     home.mkdir()
     server = PostgresServer(home)
     server.start()
