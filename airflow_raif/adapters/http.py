@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -29,6 +31,8 @@ from airflow_raif.domain.errors import (
 MAX_ATTEMPTS = 6
 #: A provider may ask for any wait; one call waits no longer than this.
 MAX_RETRY_AFTER_SECONDS = 60.0
+#: https://www.rfc-editor.org/rfc/rfc9110#name-tokens
+_is_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 #: 429s that no waiting cures.
 _EXHAUSTED_CODES = frozenset(
     ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "enforced_spend_limit_reached")
@@ -47,11 +51,11 @@ class _Common:
         extra = {name.lower(): value for name, value in adapter.settings.headers.items()}
         self._headers = {name.lower(): value for name, value in adapter.auth_headers().items()} | extra
         for name, value in self._headers.items():
-            if not (name + value).isascii() or not (name + value).isprintable():
+            if not _is_token(name) or not value.isascii() or not value.isprintable():
                 what = "an extra header" if name in extra else "the API key"
                 raise ConfigurationError(
                     f"{what} of the {adapter.name} connection has a character that no header takes (a line end, a"
-                    " dash of a word processor); enter it anew"
+                    " dash of a word processor, a blank in a name); enter it anew"
                 )
 
     def _arguments(self, request: Request) -> dict[str, Any]:
@@ -271,9 +275,11 @@ def retry_after(headers: httpx.Headers) -> float | None:
     """Return the seconds a provider asks to wait, if it does so in seconds or milliseconds."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
-            return max(float(headers[name]) * unit, 0.0)
+            seconds = float(headers[name]) * unit
         except (KeyError, ValueError):
             continue
+        if isfinite(seconds):
+            return max(seconds, 0.0)
     return None
 
 

@@ -26,22 +26,32 @@ _INSERT = (
 )
 _PAID_REASONS = ("invalid_output", "truncated", "refused")
 _PAID = f"reason IN {_PAID_REASONS}"
-_SET_OUTCOME = (
-    "UPDATE raif_entry SET status = ?, reason = ?, error = ?, result_part = ?, result_offset = ?, result_length = ?, "
-    + ", ".join(f"{name} = ?" for name in USAGE_COLUMNS)
-    + ", batch_cost = ?, standard_cost = ?, cost_is_estimated = ?, is_repeatable = ?"
-    " WHERE batch_key = ? AND idx = ? AND part_number = ? AND "
-)
+_RESULT_COLUMNS = (
+    "result_part", "result_offset", "result_length", *USAGE_COLUMNS, "batch_cost", "standard_cost", "cost_is_estimated"
+)  # fmt: skip
+
+
+def _set_outcome(value: str) -> str:
+    columns = ", ".join(f"{name} = {value.format(name)}" for name in _RESULT_COLUMNS)
+    return (
+        f"UPDATE raif_entry SET status = ?, reason = ?, error = ?, {columns}, is_repeatable = ?"
+        " WHERE batch_key = ? AND idx = ? AND part_number = ? AND "
+    )
+
+
+_SET_OUTCOME = _set_outcome("?")
 _UPDATE = _SET_OUTCOME + "status = 'pending'"
+#: A repetition that brings nothing leaves the answer that was paid for before.
+_UPDATE_UNPAID = _set_outcome("CASE WHEN result_part IS NULL THEN ? ELSE {} END") + "status = 'pending'"
 #: An answer takes the place of a failure of the same part, and one that was paid for of one that was not.
 _UPDATE_WORSE = _SET_OUTCOME + f"status = 'failed' AND ? > CASE WHEN {_PAID} THEN 1 ELSE 0 END"
+#: What was paid for stays known, also what came with an earlier part than the last.
+_KEPT = f"CASE WHEN {_PAID} OR result_part <> part_number THEN {{}} END"
 _MOVE = (
     "UPDATE raif_entry SET status = 'pending', reason = NULL, error = NULL, is_repeatable = '0',"
-    " part_number = ?, request_offset = ?, request_length = ?,"
-    f" result_part = CASE WHEN {_PAID} THEN result_part END,"
-    f" result_offset = CASE WHEN {_PAID} THEN result_offset END,"
-    f" result_length = CASE WHEN {_PAID} THEN result_length END"
-    " WHERE batch_key = ? AND idx = ? AND status = 'failed'"
+    " part_number = ?, request_offset = ?, request_length = ?, "
+    + ", ".join(f"{name} = {_KEPT.format(name)}" for name in ("result_part", "result_offset", "result_length"))
+    + " WHERE batch_key = ? AND idx = ? AND status = 'failed'"
 )
 
 
@@ -105,21 +115,25 @@ def record(connection: Connection, batch_key: int, outcomes: Sequence[EntryOutco
 
     Of several outcomes of one entry the best one stays, whichever comes first.
     """
-    rows = []
+    rows: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     for each in outcomes:
         usage, cost = each.usage, each.cost
         tokens = _NO_USAGE if usage is None else (
             usage.input_tokens, usage.cached_tokens, usage.cache_write_tokens, usage.output_tokens,
             usage.reasoning_tokens, usage.cache_write_1h_tokens,
         )  # fmt: skip
-        rows.append((
+        rows[_worth(each)].append((
             each.status, each.reason, kept_text(each.error), each.part_number, each.offset, each.length, *tokens,
             cost.batch, cost.standard, cost.is_estimated, each.is_repeatable, batch_key, each.index, each.part_number,
         ))  # fmt: skip
-    written = _run_many(connection, _UPDATE, rows)
-    if written < len(rows):
-        _run_many(connection, _UPDATE_WORSE, [(*row, _worth(each)) for row, each in zip(rows, outcomes, strict=True)])
-    return written
+    statements = (_UPDATE_UNPAID, _UPDATE, _UPDATE)
+    written = [0, 0, 0]
+    for worth in (2, 1, 0):
+        if rows[worth]:
+            written[worth] = _run_many(connection, statements[worth], rows[worth])
+            if worth and written[worth] < len(rows[worth]):
+                _run_many(connection, _UPDATE_WORSE, [(*row, worth) for row in rows[worth]])
+    return sum(written)
 
 
 def _worth(outcome: EntryOutcome) -> int:

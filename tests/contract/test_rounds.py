@@ -112,11 +112,12 @@ def test_invalid_output_by_option_and_its_price(provider, runtime, emulator, tmp
     assert batch.usage.output_tokens > sum(row["usage"]["output_tokens"] for row in found)
 
 
-def test_a_paid_answer_stays_if_its_repetition_brings_none(provider, runtime, emulator, tmp_path):
+@pytest.mark.parametrize(("kind", "reason"), [("missing", "missing"), ("errored", "errored")])
+def test_a_paid_answer_stays_if_its_repetition_brings_none(provider, runtime, emulator, tmp_path, kind, reason):
     """The first text could not be parsed, the second try was lost: the user still gets what was paid for, once."""
     emulator.state.faults.rows += [
         RowFault(kind="invalid_json", rows=[1], batches=1),
-        RowFault(kind="missing", rows=[0], batches=-1),
+        RowFault(kind=kind, rows=[0], batches=-1),
     ]
     emulator.state.faults.rows[1].batches = 0
     batch = start_batch(
@@ -132,9 +133,32 @@ def test_a_paid_answer_stays_if_its_repetition_brings_none(provider, runtime, em
     fetch_batch_status(runtime, batch.batch_id)
     batch = advance_batch(runtime, batch.batch_id)
     row = results(runtime, batch, tmp_path)[1]
-    assert (row["status"], row["reason"]) == ("failed", "missing")
+    assert (row["status"], row["reason"]) == ("failed", reason)
     assert row["raw_output"].startswith("{")
+    assert row["usage"]
+    assert row["cost"]
+    assert "not JSON" not in row["error"]["message"]
     assert batch.usage == batch.parts[0].usage
+
+
+def test_a_paid_answer_stays_through_several_repetitions(provider, runtime, emulator, tmp_path):
+    """However often the provider fails after it."""
+    emulator.state.faults.rows += [
+        RowFault(kind="invalid_json", rows=[1], batches=1),
+        RowFault(kind="overloaded", rows=[0], batches=0),
+    ]
+    policy = RoundPolicy(max_rounds=2, repeat_invalid_output=True)
+    batch = start_batch(
+        runtime, lambda: rows(3), defaults=defaults_of(provider, output_schema=ANSWER), claim=CLAIM, round_policy=policy
+    )
+    for _ in range(3):
+        fetch_batch_status(runtime, batch.batch_id)
+        batch = advance_batch(runtime, batch.batch_id)
+        emulator.state.faults.rows[1].batches = 1
+    assert [part.request_count for part in batch.parts] == [3, 1, 1]
+    row = results(runtime, batch, tmp_path)[1]
+    assert (row["status"], row["reason"], row["raw_output"][:1]) == ("failed", "errored", "{")
+    assert row["cost"]
 
 
 def test_truncated_answers_with_a_higher_limit(provider, runtime, emulator, tmp_path):

@@ -304,6 +304,43 @@ def test_outcomes_are_written_once(store):
     assert (entries[1].result_offset, entries[1].result_length, entries[1].batch_cost) == (100, 99, 1_000_000)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_of_several_outcomes_the_best_one_stays(store, at_once):
+    """An answer beats a failure, and one that was paid for beats one that was not, whichever comes first."""
+    made = new_batch(store)
+    bad = {"status": "failed", "reason": "errored", "usage": None, "cost": Cost(), "error": "no"}
+    cut = {"status": "failed", "reason": "truncated", "error": "cut"}
+    written = [
+        outcome(0, **bad), outcome(0, offset=7), outcome(0, **bad), outcome(0, **cut),
+        outcome(1, **bad), outcome(1, offset=8, **cut), outcome(1, **bad),
+        outcome(2, **cut), outcome(2, offset=9), outcome(2, **cut),
+    ]  # fmt: skip
+    chunks = [written] if at_once else [[each] for each in written]
+    assert sum(store.record_outcomes(made, chunk) for chunk in chunks) == 3
+    ((first, second, third),) = store.iter_entries(made)
+    assert [first.status, second.status, third.status] == ["completed", "failed", "completed"]
+    assert [first.result_offset, second.result_offset, third.result_offset] == [7, 8, 9]
+    assert (first.error, second.reason, second.error, second.batch_cost) == (None, "truncated", "cut", 1_000_000)
+
+
+def test_what_was_paid_for_stays_while_its_repetitions_bring_nothing(store):
+    """Round after round; only the last one's reason is told."""
+    made = new_batch(store)
+    store.record_outcomes(made, [outcome(0), outcome(1, status="failed", reason="truncated", offset=5), outcome(2)])
+    for number in (1, 2, 3):
+        store.mark_part_fetched(made, made.parts[-1], NOW)
+        made = store.mark_fetched(made, NOW)
+        new = NewPart(number=number, round=number, model="m", request_count=1, request_bytes=9)
+        assert store.open_round(made, [new], [[(1, number, 0, 9)]])
+        made = store.get_batch("b1")
+        bad = outcome(1, number, status="failed", reason="errored", usage=None, cost=Cost(), is_repeatable=True)
+        assert number == 2 or store.record_outcomes(made, [bad]) == 1
+        store.fail_without_result(made, number, "missing", "lost", is_repeatable=True)
+    entry = next(store.iter_entries(made))[1]
+    assert (entry.status, entry.reason, entry.result_part, entry.result_offset) == ("failed", "errored", 0, 5)
+    assert entry.batch_cost == 1_000_000
+
+
 def test_hostile_text_of_a_provider_is_kept(store):
     """A NUL in an error message, which PostgreSQL cannot hold, stops nothing."""
     made = new_batch(store)

@@ -104,7 +104,15 @@ def test_a_create_is_sent_once():
 
 @pytest.mark.parametrize(
     ("headers", "seconds"),
-    [({"retry-after": "7"}, 7), ({"retry-after-ms": "1500"}, 1.5), ({"retry-after": "Wed, 21 Oct"}, None), ({}, None)],
+    [
+        ({"retry-after": "7"}, 7),
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after": "Wed, 21 Oct"}, None),
+        ({}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "-3"}, 0),
+    ],
 )
 def test_retry_after(headers, seconds):
     """Seconds and milliseconds are understood; dates are left to the schedule."""
@@ -253,7 +261,13 @@ def _state(attempt):
 
 @pytest.mark.parametrize(
     ("settings", "what"),
-    [({"api_key": "sk\u2026"}, "API key"), ({"api_key": "a\nb"}, "API key"), ({"headers": {"X": "a\r\nb"}}, "header")],
+    [
+        ({"api_key": "sk\u2026"}, "API key"),
+        ({"api_key": "a\nb"}, "API key"),
+        ({"headers": {"X": "a\r\nb"}}, "header"),
+        ({"headers": {"X Y": "sk"}}, "header"),
+        ({"headers": {"": "sk"}}, "header"),
+    ],
 )
 def test_a_header_that_cannot_be_sent_is_told_without_its_value(settings, what):
     """A key pasted with an ellipsis or a line end in it never reaches the wire, nor the error."""
@@ -275,8 +289,26 @@ def test_a_transport_error_that_quotes_the_key_is_not_chained(no_backoff):
         transport.send(GET, retry=False)
     shown = "".join(traceback.format_exception(told.value.with_traceback(None)))
     assert told.value.__cause__ is None
-    assert KEY not in str(told.value)
-    assert KEY not in "".join(shown.split("During handling")[-1:])
+    assert told.value.__context__ is None
+    assert KEY not in shown
+
+
+def test_headers_of_the_connection_stand_above_the_keys_own():
+    """As in the official SDKs; no header goes out twice, however its name is written."""
+    transport, calls = scripted(httpx.Response(200), headers={"AUTHORIZATION": "Bearer mine", "X-Team": "a"})
+    transport.send(GET)
+    assert calls[0].headers.get_list("authorization") == ["Bearer mine"]
+    assert calls[0].headers["x-team"] == "a"
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-other": "1"}], ids=["none", "another"])
+def test_a_download_without_an_end_is_not_read(headers):
+    """Whether the connection was lost could not be told."""
+    transport, _ = scripted()
+    replies = httpx.Response(200, headers=headers, stream=httpx.ByteStream(b"half"))
+    transport._client = httpx.Client(transport=httpx.MockTransport(lambda _: replies))
+    with pytest.raises(UnavailableError, match="does not say where its answer"), transport.stream(GET) as blocks:
+        list(blocks)
 
 
 @pytest.mark.parametrize("url", ["http://[::1/x", "http://evil.example:70000/x"])
