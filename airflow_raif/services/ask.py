@@ -72,12 +72,12 @@ async def ask(adapter: Adapter, transport: AsyncTransport, parts: Sequence[Waiti
         await asking.read_list()
     except RateLimitedError as error:
         asking.give_up(error)
-    except AuthenticationError as error:
-        # A key may be allowed to see a batch, but not the list.
-        if error.status != 403:
-            asking.fail(error)
     except ProviderError as error:
-        log.warning("The list of %s cannot be read, asking for each batch: %s", adapter.name, error)
+        # A key that is forbidden the list may all the same be allowed to see each batch.
+        if isinstance(error, AuthenticationError) and error.status != 403:
+            asking.fail(error)
+        else:
+            log.warning("The list of %s cannot be read, asking for each batch: %s", adapter.name, error)
     await asking.call_singly()
     return asking.answers
 

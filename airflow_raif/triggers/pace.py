@@ -7,20 +7,20 @@ elsewhere.
 
 from __future__ import annotations
 
-import asyncio
+from asyncio import AbstractEventLoop, get_running_loop, sleep
 from time import monotonic
 from weakref import WeakKeyDictionary
 
 #: Seconds between two events of one triggerer.
 EVENT_PAUSE_SECONDS = 0.1
 #: By event loop: when the next event may leave.
-_FREE_AT: WeakKeyDictionary[asyncio.AbstractEventLoop, float] = WeakKeyDictionary()
+_FREE_AT: WeakKeyDictionary[AbstractEventLoop, float] = WeakKeyDictionary()
 
 
 async def take_turn() -> None:
     """Wait until an event may leave; the first of many may at once."""
-    loop, now = asyncio.get_running_loop(), monotonic()
+    loop, now = get_running_loop(), monotonic()
     mine = max(_FREE_AT.get(loop, 0.0), now)
     _FREE_AT[loop] = mine + EVENT_PAUSE_SECONDS
     if mine > now:
-        await asyncio.sleep(mine - now)
+        await sleep(mine - now)

@@ -14,6 +14,7 @@ from airflow_raif.emulator.settings import Progress
 from airflow_raif.hooks import runtime
 from airflow_raif.hooks.batch import BatchHook
 from airflow_raif.triggers import batch as trigger_module
+from airflow_raif.triggers import pace
 from airflow_raif.triggers.batch import BatchTrigger
 from tests.support import MODELS, PROVIDERS
 
@@ -106,6 +107,27 @@ async def test_an_outage_is_waited_out(emulator_of, providers):
     (event,) = await events_of(trigger_of("anthropic", batch_id))
     assert event["status"] == "ended"
     assert emulator.state.requests["anthropic.batches.cancel"] == 0
+
+
+async def test_events_leave_one_after_another(monkeypatch):
+    """The first of many at once may leave at once, each of the others a little after the one before."""
+    pauses = []
+
+    async def sleep(seconds):
+        pauses.append(seconds)
+
+    monkeypatch.setattr(pace, "sleep", sleep)
+    monkeypatch.setattr(pace, "EVENT_PAUSE_SECONDS", 1000.0)
+    for _ in range(4):
+        await pace.take_turn()
+    assert [round(each, -3) for each in pauses] == [1000, 2000, 3000]
+
+
+async def test_loops_do_not_wait_for_each_other(monkeypatch):
+    """Each triggerer has its own turn."""
+    monkeypatch.setattr(pace, "EVENT_PAUSE_SECONDS", 1000.0)
+    await pace.take_turn()
+    await asyncio.to_thread(asyncio.run, pace.take_turn())
 
 
 async def test_own_deadline(emulator_of, providers):
