@@ -81,20 +81,22 @@ def later(runtime: Runtime, by: timedelta = timedelta(seconds=LIST_LAG_SECONDS +
 class Gateway(httpx.HTTPTransport):
     """Stands between us and the provider, and may change what comes back."""
 
-    def __init__(self, change):
+    def __init__(self, change, before):
         super().__init__()
         self.change = change
+        self.before = before
 
     def handle_request(self, request):
+        self.before(request)
         response = super().handle_request(request)
         response.read()
         self.change(request, response)
         return response
 
 
-def through(runtime, change):
+def through(runtime, change=lambda request, response: None, before=lambda request: None):
     """The same runtime, its answers changed on their way by ``change(request, response)``."""
-    client = httpx.Client(transport=Gateway(change), timeout=60)
+    client = httpx.Client(transport=Gateway(change, before), timeout=60)
     transport = HttpTransport(runtime.adapter, client=client, sleep=lambda _: None)
     weakref.finalize(transport, client.close)
     return dataclasses.replace(runtime, transport=transport)

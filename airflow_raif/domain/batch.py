@@ -11,6 +11,14 @@ from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost, Usage
 
+#: Stands for the provider's word on a part that is to stop, until the provider says that it does.
+CANCEL_REQUESTED = "cancel requested"
+
+
+def says_canceling(raw_status: str | None) -> bool:
+    """Whether a provider's word for a running batch says that it stops; Gemini has none."""
+    return "cancel" in (raw_status or "").lower()
+
 
 class Claim(msgspec.Struct, frozen=True):
     """The task instance that owns a batch; how a retry or a clear finds it again."""
@@ -74,6 +82,8 @@ class Part(msgspec.Struct, kw_only=True):
     error_code: str | None = None
     #: Its entries go through the synchronous API, at its price; it has no batch job at the provider.
     is_synchronous: bool = False
+    #: How many of its synchronous calls were made, or were about to be.
+    synchronous_calls: int = 0
     usage: Usage = msgspec.field(default_factory=Usage)
     cost: Cost = msgspec.field(default_factory=Cost)
     submitted_at: datetime | None = None
@@ -82,6 +92,16 @@ class Part(msgspec.Struct, kw_only=True):
     ended_at: datetime | None = None
     expires_at: datetime | None = None
     results_fetched_at: datetime | None = None
+
+    @property
+    def is_cancel_requested(self) -> bool:
+        """Whether it is to stop, and the provider has not said that it does."""
+        return not self.status.is_terminal and self.raw_status == CANCEL_REQUESTED
+
+    @property
+    def is_canceling(self) -> bool:
+        """Whether it is to stop, and has not."""
+        return not self.status.is_terminal and says_canceling(self.raw_status)
 
 
 class Batch(msgspec.Struct, kw_only=True):
@@ -131,6 +151,27 @@ class Batch(msgspec.Struct, kw_only=True):
     def is_sent(self) -> bool:
         """Whether a part of it is at the provider, or may be."""
         return any(part.provider_batch_id is not None or part.intent_at is not None for part in self.parts)
+
+    @property
+    def is_cancel_requested(self) -> bool:
+        """Whether something of it is to stop, and the provider has not said that it does."""
+        return any(part.is_cancel_requested for part in self.parts)
+
+    @property
+    def is_canceling(self) -> bool:
+        """Whether it is to stop, and has not: all that is left of it is."""
+        left = [part for part in self.parts if not part.status.is_terminal]
+        return bool(left) and all(part.is_canceling for part in left)
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether it was canceled before its input was read to the end."""
+        return self.spooled_at is not None and self.fingerprint is None
+
+    @property
+    def was_canceled(self) -> bool:
+        """Whether rows were canceled before they had a first chance; in a round they had one."""
+        return self.is_cut_short or any(part.status is BatchStatus.CANCELED and not part.round for part in self.parts)
 
 
 class EntryOutcome(msgspec.Struct, frozen=True, gc=False):

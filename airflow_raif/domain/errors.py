@@ -17,6 +17,8 @@ RaifError                        retryable: bool
     RejectedError                other 4xx: the request is wrong
     BatchNotFoundError           404 for a batch or a file
   AmbiguousSubmitError           a create may or may not have happened; nothing more was sent
+  BatchStoppingError             the task's batch is being canceled; a new one has to wait (retryable)
+  EndingError                    the task is being ended, so nothing more was sent (retryable)
   BatchOutcomeError              how a batch ended, when that fails the task
     FailedBatchError, ExpiredBatchError, CanceledBatchError, PartialBatchError, DeadlineExceededError
   StoreError                     the metadata tables
@@ -136,6 +138,22 @@ class MalformedResponseError(TransientProviderError):
 
 class AmbiguousSubmitError(RaifError):
     """Whether the provider created a batch cannot be told, and no retry will tell; nothing more was sent."""
+
+
+class BatchStoppingError(RaifError):
+    """The batch that holds a task's place was told to stop and has not; a new one takes its place once it has."""
+
+    retryable = True
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"batch {batch_id} is being canceled; a new one takes its place once it has stopped")
+        self.batch_id = batch_id
+
+
+class EndingError(RaifError):
+    """The task was told to end while it was at work."""
+
+    retryable = True
 
 
 class BatchOutcomeError(RaifError):

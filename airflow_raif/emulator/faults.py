@@ -68,6 +68,8 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     cancel_after: Share | None = None
     #: Share of rows that are done when a client's cancel comes; ``None``: by progress.
     done_at_cancel: Share | None = None
+    #: How many more looks a canceled batch takes to stop; OpenAI's takes up to ten minutes.
+    cancel_looks: int = 0
     #: The next so many OpenAI batches fail with ``token_limit_exceeded``, Gemini's with a quota error.
     token_limit_exceeded: int = 0
     #: The next so many batches fail as a whole.

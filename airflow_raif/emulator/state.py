@@ -61,6 +61,7 @@ class Batch:
     status: str = "in_progress"
     row_count: int = 0
     looks: int = 0
+    looks_while_canceling: int = 0
     fraction: float = 0.0
     tally: Tally = field(default_factory=Tally)
     #: Unix seconds by status word.
@@ -145,6 +146,9 @@ class EmulatorState:
             batch.looks += 1
             now = self.now()
             if batch.status == "canceling":
+                batch.looks_while_canceling += 1
+                if batch.looks_while_canceling <= self.faults.cancel_looks:
+                    return batch
                 self._end(batch, finish, "canceled", batch.fraction)
                 return batch
             batch.fraction = self.settings.progress.fraction(batch.looks, now - batch.created_at)

@@ -18,6 +18,7 @@ __all__ = [
     "aask_database",
     "ask_database",
     "task_is_finished",
+    "task_is_over",
     "task_state",
 ]
 
@@ -48,6 +49,14 @@ async def task_is_finished(task_instance: Any) -> bool:
         return False
     claim = Claim(task_instance.dag_id, task_instance.run_id, task_instance.task_id, map_index)
     return _state_of(claim, answer.task_states) in _FINISHED
+
+
+def task_is_over(task_instance: Any, claim: Claim) -> bool:
+    """Whether the task instance that this worker runs has really ended; as :func:`task_is_finished`.
+
+    A worker is told to end also when its task was cleared, or its host is shut down.
+    """
+    return task_state(task_instance, claim) in _FINISHED
 
 
 def task_state(task_instance: Any, claim: Claim) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -40,23 +40,24 @@ _SLOTS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _Slot
 
 
 @contextmanager
-def open_runtime(conn_id: str, model: str | None = None) -> Iterator[Runtime]:
+def open_runtime(
+    conn_id: str, model: str | None = None, is_ending: Callable[[], bool] | None = None
+) -> Iterator[Runtime]:
     """Open what a worker needs to work on batches of one connection.
 
     :param model: tells the provider by its ``provider:`` prefix where the connection serves several.
+    :param is_ending: tells whether the task was told to end, so that nothing more is to be sent.
     :raises ConfigurationError: the connection or the store is missing or wrong.
     """
     with _runtime(conn_id, resolve(conn_id, model), find_store()) as runtime:
-        yield runtime
+        yield runtime if is_ending is None else replace(runtime, is_ending=is_ending)
 
 
 @contextmanager
-def open_batch_runtime(batch_id: str) -> Iterator[tuple[Runtime, Batch]]:
+def open_batch_runtime(batch_id: str, is_ending: Callable[[], bool] | None = None) -> Iterator[tuple[Runtime, Batch]]:
     """Open what a worker needs to work on a batch that exists, by the connection it was made with."""
-    store = find_store()
-    batch = store.get_batch(batch_id)
-    connection = resolve(batch.conn_id, f"{batch.provider}:{batch.model}")
-    with _runtime(batch.conn_id, connection, store) as runtime:
+    batch = find_store().get_batch(batch_id)
+    with open_runtime(batch.conn_id, f"{batch.provider}:{batch.model}", is_ending) as runtime:
         yield runtime, batch
 
 

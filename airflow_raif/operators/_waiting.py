@@ -16,6 +16,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_raif.domain.errors import (
     BatchOutcomeError,
+    CanceledBatchError,
     DeadlineExceededError,
     InvalidBatchError,
     RaifError,
@@ -66,7 +67,9 @@ def airflow_errors() -> Iterator[None]:
     try:
         yield
     except RaifError as error:
-        if error.retryable or isinstance(error, BatchOutcomeError):
+        # A batch that was canceled is not paid anew unless somebody says so, by clearing the task.
+        is_outcome = isinstance(error, BatchOutcomeError) and not isinstance(error, CanceledBatchError)
+        if error.retryable or is_outcome:
             raise
         raise AirflowFailException(f"{type(error).__name__}: {error}") from error
 
@@ -157,6 +160,19 @@ class Patience:
             end_time += CANCEL_GRACE_SECONDS
         _defer(operator, batch, self, end_time if until is None else until, method_name)
 
+    def wait_until_stopped(self, operator: BaseOperator, batch: Batch, method_name: str) -> None:
+        """Leave the worker, or stay in it for a poll interval, until a batch that is being canceled has stopped.
+
+        :raises DeadlineExceededError: it does not stop.
+        """
+        if time() > self.end_time(batch) + CANCEL_GRACE_SECONDS:
+            raise DeadlineExceededError(
+                f"batch {batch.batch_id} is {batch.status}; it was told to stop and has not, so none takes its place"
+            )
+        if getattr(operator, "deferrable", True):
+            self.defer(operator, batch, method_name)
+        sleep(poll_intervals(self.poll_interval)[0])
+
     def pause(self, operator: BaseOperator, batch: Batch, method_name: str, error: Exception) -> NoReturn:
         """Leave the worker until the provider may answer again.
 
@@ -215,18 +231,3 @@ def _defer(
         trigger=trigger, method_name=method_name, timeout=timedelta(seconds=max(end_time - time(), 0.0) + 600)
     )
     raise AssertionError("defer returned")
-
-
-def cancel_quietly(conn_id: str, model: str | None, batch_id: str) -> None:
-    """Cancel a batch because its task was ended; never raises, since it runs while the task dies."""
-    from airflow_raif.hooks.runtime import open_runtime
-    from airflow_raif.services.cancel import cancel_batch
-
-    try:
-        with open_runtime(conn_id, model) as runtime:
-            status = cancel_batch(runtime, batch_id)
-        log.info("Batch %s was canceled with its task and is %s", batch_id, status)
-    except InvalidBatchError as error:
-        log.info("Nothing to cancel: %s", error)
-    except RaifError:
-        log.exception("Batch %s could not be canceled; it may go on at the provider", batch_id)

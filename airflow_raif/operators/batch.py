@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import BaseOperator
 
 from airflow_raif.operators import _waiting
+from airflow_raif.operators._ending import EndsItsBatch
 from airflow_raif.operators.requests import Requests, depend_on, open_requests
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_raif.domain.batch import Batch
+    from airflow_raif.domain.batch import Batch, Claim
     from airflow_raif.domain.request import RequestDefaults
     from airflow_raif.domain.rounds import RoundPolicy
     from airflow_raif.services.runtime import Runtime
 
 
-class _RequestsOperator(BaseOperator):
+class _RequestsOperator(EndsItsBatch, BaseOperator):
     """Arguments that describe requests, and starting a batch of them."""
 
     template_fields: Sequence[str] = ("conn_id", "model", "endpoint", "batch_metadata")
@@ -65,7 +66,6 @@ class _RequestsOperator(BaseOperator):
         self.on_input_change: Literal["refuse", "resubmit"] = on_input_change
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
-        self._running_batch_id: str | None = None
         depend_on(self, requests)
 
     def _defaults(self) -> RequestDefaults:
@@ -92,48 +92,61 @@ class _RequestsOperator(BaseOperator):
             self.max_rounds, self.repeat_invalid_output, self.truncated_max_tokens, self.synchronous_stragglers
         )
 
-    def _start(self, runtime: Runtime, context: Context) -> Batch:
-        """Create and submit the batch, or find the running one; a provider that is away is waited out, deferred.
+    def _start(self, context: Context) -> Batch:
+        """Create and submit the batch, or find the running one.
+
+        A provider that is away, and an earlier batch that is being canceled, are waited out, deferred.
 
         :raises TaskDeferred: see above.
         """
-        from airflow_raif.domain.errors import TransientProviderError
+        from airflow_raif.domain.errors import BatchStoppingError, TransientProviderError
+        from airflow_raif.hooks.runtime import open_runtime
+
+        claim = self._begin(context)
+        patience = _waiting.Patience(cancel_on_kill=self.cancel_on_kill)
+        with open_runtime(self.conn_id, self.model, self._is_told_to_end) as runtime:
+            while True:
+                try:
+                    return self._start_or_resume(runtime, claim, context)
+                except BatchStoppingError as stopping:
+                    patience.wait_until_stopped(self, runtime.store.get_batch(stopping.batch_id), "execute_again")
+                except TransientProviderError as error:
+                    made = runtime.store.find_by_claim(claim)
+                    if made is None or not self.deferrable:
+                        raise
+                    patience.pause(self, made, "execute_again", error)
+
+    def _start_or_resume(self, runtime: Runtime, claim: Claim, context: Context) -> Batch:
+        from airflow_raif.hooks.runtime import open_batch_runtime
+        from airflow_raif.services.resume import resume_batch
         from airflow_raif.services.start import start_batch
 
-        claim = _waiting.claim_of(context)
-        try:
-            batch = start_batch(
-                runtime,
-                open_requests(self.requests, context),
-                defaults=self._defaults(),
-                claim=claim,
-                metadata=self.batch_metadata,
-                round_policy=self._round_policy(),
-                on_input_change=self.on_input_change,
-                on_batch=lambda batch: self._note(batch, context),
-            )
-        except TransientProviderError as error:
-            made = runtime.store.find_by_claim(claim)
-            if made is None or not self.deferrable:
-                raise
-            patience = _waiting.Patience(cancel_on_kill=self.cancel_on_kill)
-            patience.pause(self, made, "execute_again", error)
-        return batch
-
-    def _note(self, batch: Batch, context: Context) -> None:
-        """Know the batch before anything of it is submitted, so that a kill at any time can cancel it."""
-        self._running_batch_id = batch.batch_id
-        context["ti"].xcom_push(key="raif_batch_id", value=batch.batch_id)
+        made = runtime.store.find_by_claim(claim)
+        if made is not None and (made.conn_id, made.provider) != (runtime.conn_id, runtime.adapter.name):
+            # Another connection is other input, and only the batch's own can cancel it.
+            with open_batch_runtime(made.batch_id, self._is_told_to_end) as (own, _):
+                resume_batch(own, claim, lambda: self.conn_id, on_input_change=self.on_input_change)
+        return start_batch(
+            runtime,
+            open_requests(self.requests, context),
+            defaults=self._defaults(),
+            claim=claim,
+            metadata=self.batch_metadata,
+            round_policy=self._round_policy(),
+            on_input_change=self.on_input_change,
+            on_batch=lambda batch: context["ti"].xcom_push(key="raif_batch_id", value=batch.batch_id),
+        )
 
     def execute_again(self, context: Context, event: dict[str, Any]) -> Any:
-        """Go on with the submission after the provider was away."""
+        """Go on with the submission after the provider was away, or an earlier batch has stopped."""
         _waiting.check_event(event)
         return self.execute(context)
 
-    def on_kill(self) -> None:
-        """Cancel the batch that this attempt submitted, if a user ended the task."""
-        if self.cancel_on_kill and self._running_batch_id is not None:
-            _waiting.cancel_quietly(self.conn_id, self.model, self._running_batch_id)
+    def _find_batch_id(self, claim: Claim) -> str | None:
+        from airflow_raif.hooks.store import find_store
+
+        batch = find_store().find_by_claim(claim)
+        return None if batch is None else batch.batch_id
 
 
 class SubmitBatchOperator(_RequestsOperator):
@@ -168,11 +181,11 @@ class SubmitBatchOperator(_RequestsOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit and return the manifest."""
-        from airflow_raif.hooks.runtime import open_runtime
+        from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.manifest import manifest_of
 
-        with _waiting.airflow_errors(), open_runtime(self.conn_id, self.model) as runtime:
-            return manifest_of(runtime, self._start(runtime, context))
+        with _waiting.airflow_errors(), open_batch_runtime(self._start(context).batch_id) as (runtime, batch):
+            return manifest_of(runtime, batch)
 
 
 class ApplyBatchResultsOperator(BaseOperator):
@@ -276,34 +289,36 @@ class BatchInferenceOperator(_RequestsOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit, then wait deferred or in the worker."""
-        from airflow_raif.hooks.runtime import open_runtime
-
-        with _waiting.airflow_errors(), open_runtime(self.conn_id, self.model) as runtime:
-            return self._wait(runtime, self._start(runtime, context), context)
+        with _waiting.airflow_errors():
+            return self._wait(self._start(context).batch_id, context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Fetch and apply what the trigger waited for, or wait on."""
-        from airflow_raif.hooks.runtime import open_runtime
-
+        self._begin(context)
         _waiting.check_event(event)
-        with _waiting.airflow_errors(), open_runtime(self.conn_id, self.model) as runtime:
-            self._running_batch_id = event["batch_id"]
-            return self._wait(runtime, runtime.store.get_batch(event["batch_id"]), context)
+        with _waiting.airflow_errors():
+            return self._wait(event["batch_id"], context)
 
-    def _wait(self, runtime: Runtime, batch: Batch, context: Context) -> dict[str, Any]:
+    def _wait(self, batch_id: str, context: Context) -> dict[str, Any]:
+        from airflow_raif.hooks.runtime import open_batch_runtime
+
+        with open_batch_runtime(batch_id, self._is_told_to_end) as (runtime, batch):
+            batch = self._wait_for(runtime, batch)
+            return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
+
+    def _wait_for(self, runtime: Runtime, batch: Batch) -> Batch:
         from airflow_raif.domain.errors import TransientProviderError
 
         patience = _waiting.Patience(self.timeout, self.poll_interval, self.cancel_on_timeout, self.cancel_on_kill)
         if not self.deferrable:
-            batch = patience.wait_in_worker(runtime, batch)
-        else:
-            try:
-                batch = patience.proceed(runtime, batch)
-            except TransientProviderError as error:
-                patience.pause(self, batch, "execute_complete", error)
-            if not _waiting.is_done(batch):
-                patience.defer(self, batch, "execute_complete")
-        return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
+            return patience.wait_in_worker(runtime, batch)
+        try:
+            batch = patience.proceed(runtime, batch)
+        except TransientProviderError as error:
+            patience.pause(self, batch, "execute_complete", error)
+        if not _waiting.is_done(batch):
+            patience.defer(self, batch, "execute_complete")
+        return batch
 
 
 def _finish(

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from airflow_raif.operators import _waiting
+from airflow_raif.operators._ending import EndsItsBatch
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from airflow.sdk import Context
 
+    from airflow_raif.domain.batch import Batch, Claim
+    from airflow_raif.services.runtime import Runtime
 
-class WaitForBatchSensor(BaseSensorOperator):
+
+class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
     """Wait until a batch has ended, without a worker by default; succeeds however it ended, the results tell.
 
     Entries that failed in a way worth repeating are sent again in rounds, as the batch was submitted to.
@@ -59,20 +65,21 @@ class WaitForBatchSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Defer, or poke in the worker."""
+        self._begin(context)
         return self._wait() if self.deferrable else super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Return the manifest, or wait on: a round was opened, or the batch is being canceled."""
+        self._begin(context)
         _waiting.check_event(event)
         return self._wait()
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Ask once; an outage of the provider is no answer."""
         from airflow_raif.domain.errors import TransientProviderError
-        from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.manifest import manifest_of
 
-        with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
+        with _waiting.airflow_errors(), self._runtime() as (runtime, batch):
             try:
                 batch = self._patience.proceed(runtime, batch)
             except TransientProviderError as error:
@@ -80,20 +87,19 @@ class WaitForBatchSensor(BaseSensorOperator):
                 return PokeReturnValue(is_done=False)
             return PokeReturnValue(_waiting.is_done(batch), manifest_of(runtime, batch))
 
-    def on_kill(self) -> None:
-        """Cancel the batch if a user ended the task."""
-        if self.cancel_on_kill:
-            from airflow_raif.hooks.runtime import open_batch_runtime
+    def _find_batch_id(self, claim: Claim) -> str | None:
+        return _waiting.batch_id_of(self.batch)
 
-            with open_batch_runtime(_waiting.batch_id_of(self.batch)) as (_, batch):
-                _waiting.cancel_quietly(batch.conn_id, f"{batch.provider}:{batch.model}", batch.batch_id)
+    def _runtime(self) -> AbstractContextManager[tuple[Runtime, Batch]]:
+        from airflow_raif.hooks.runtime import open_batch_runtime
+
+        return open_batch_runtime(_waiting.batch_id_of(self.batch), self._is_told_to_end)
 
     def _wait(self) -> dict[str, Any]:
         from airflow_raif.domain.errors import TransientProviderError
-        from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.manifest import manifest_of
 
-        with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
+        with _waiting.airflow_errors(), self._runtime() as (runtime, batch):
             try:
                 batch = self._patience.proceed(runtime, batch)
             except TransientProviderError as error:

@@ -95,6 +95,11 @@ def not_listed(runtime: Runtime, batch: Batch, part: Part, why: str) -> Unavaila
     return _unavailable(batch, part, what, seconds)
 
 
+def in_doubt(batch: Batch, part: Part, found: PartState) -> AmbiguousSubmitError:
+    """Return the error of a batch at the provider that is likely a part, but not surely enough to cancel it."""
+    return _ambiguous(batch, part, f"only time and size tell that it is {_described(found)}")
+
+
 def _described(state: PartState) -> str:
     created = f"{state.created_at:%Y-%m-%d %H:%M:%S} UTC" if state.created_at else "at an unknown time"
     requests = (
@@ -120,9 +125,11 @@ def _unavailable(batch: Batch, part: Part, what: str, retry_after: float | None)
 
 def _ambiguous(batch: Batch, part: Part, what: str) -> AmbiguousSubmitError:
     of = f"{batch.batch_id} {part.number}"
+    adopted, resent = "", "has it sent again, and paid again if it was there"
+    if part.is_cancel_requested:
+        adopted, resent = " and cancels it", "takes it as never sent"
     remedy = (
         f"Decide which is true: 'airflow raif batches adopt {of} <provider batch id>' takes a batch of the provider as"
-        f" this part, 'airflow raif batches resend {of}' has it sent again, and paid again if it was there. Then clear"
-        " the task."
+        f" this part{adopted}, 'airflow raif batches resend {of}' {resent}. Then clear the task."
     )
     return AmbiguousSubmitError(_lost(batch, part, what, remedy))

@@ -16,14 +16,14 @@ def check_outcome(runtime: Runtime, batch: Batch, *, max_failed_fraction: float 
     """Judge a fetched batch; results of what finished are applied before this is asked.
 
     :param max_failed_fraction: how many of the entries may fail, from 0 to 1; that all of them fail is never allowed.
-    :raises BatchOutcomeError: the batch was canceled, failed, or too many of its entries did.
+    :raises BatchOutcomeError: the batch was canceled, also in part, or failed, or too many of its entries did.
     """
     counts = runtime.store.count_entries(batch)
     total = max(batch.request_count, 1)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.reasons.items()))
     account = f"{counts.completed} of {batch.request_count} entries completed" + (f", {reasons}" if reasons else "")
     why = f" ({batch.error})" if batch.error else ""
-    if batch.status is BatchStatus.CANCELED:
+    if batch.was_canceled:
         raise CanceledBatchError(f"batch {batch.batch_id} was canceled: {account}")
     if counts.completed == 0:
         kind = ExpiredBatchError if batch.status is BatchStatus.EXPIRED else FailedBatchError

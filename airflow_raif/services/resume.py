@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Literal
 
 from airflow_raif.domain.batch import Batch, Claim
-from airflow_raif.domain.errors import InputChangedError, InvalidBatchError
-from airflow_raif.domain.status import BatchStatus
+from airflow_raif.domain.errors import BatchStoppingError, InputChangedError, InvalidBatchError
 from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.fetch import fetch_batch_results
+from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.rounds import has_round_left
 from airflow_raif.services.runtime import Runtime
 
@@ -36,6 +36,9 @@ def resume_batch(
     :param fingerprint: computes the fingerprint of the input as it is now.
     :param on_input_change: ``refuse``, or ``resubmit``: cancel the batch if it runs, and make a new one.
     :raises InputChangedError: the input is not what the batch was made of, and that is to be refused.
+    :raises BatchStoppingError: the batch was told to stop and has not; call again once it has.
+    :raises AmbiguousSubmitError: what is to stop cannot be told at the provider.
+    :raises ProviderError: the provider cannot be asked to stop the batch, or for its results.
     """
     while (batch := runtime.store.find_by_claim(claim)) is not None and batch.spooled_at is None:
         if batch.is_sent:
@@ -45,9 +48,16 @@ def resume_batch(
             runtime.folder(batch.batch_id).delete()
     if batch is None:
         return None
+    if batch.is_cancel_requested:
+        batch = _cancel(runtime, batch)
+    elif batch.is_canceling:
+        fetch_batch_status(runtime, batch.batch_id)
+        batch = runtime.store.get_batch(batch.batch_id)
+    if batch.is_canceling:
+        raise BatchStoppingError(batch.batch_id)
     if batch.status.is_terminal:
         batch = fetch_batch_results(runtime, batch.batch_id)
-        if batch.status is BatchStatus.CANCELED or not (has_round_left(runtime, batch) or _is_paid(runtime, batch)):
+        if batch.was_canceled or not (has_round_left(runtime, batch) or _is_paid(runtime, batch)):
             log.info("Batch %s %s; starting a new one", batch.batch_id, batch.status)
             runtime.store.release_claim(batch.batch_id, runtime.clock())
             return None
@@ -56,22 +66,37 @@ def resume_batch(
             give_up(runtime, batch)
             return None
         raise InputChangedError(
-            f"the input changed since batch {batch.batch_id} ({batch.status}) was created for this task"
+            f"the input changed since batch {batch.batch_id} ({batch.status}, connection {batch.conn_id}) was created"
+            " for this task"
         )
     log.info("Resuming batch %s (%s)", batch.batch_id, batch.status)
     return batch
 
 
 def give_up(runtime: Runtime, batch: Batch) -> None:
-    """Ask a batch to stop, and release its claim; what it finished stays known, and is fetched by a sweep."""
-    runtime.store.give_up_spooling(batch.batch_id, runtime.clock())
+    """Release the claim of a batch that was made of another input, once it has stopped and its results are fetched.
+
+    :raises BatchStoppingError: it has not stopped yet; it is told to.
+    """
+    log.warning("The input changed since batch %s was created (%s); it is replaced", batch.batch_id, batch.status)
     if not batch.status.is_terminal:
-        try:
-            cancel_batch(runtime, batch.batch_id)
-        except InvalidBatchError as error:
-            log.info("Nothing to cancel: %s", error)
-    log.warning("The input changed since batch %s was created; starting a new one", batch.batch_id)
+        runtime.store.give_up_spooling(batch.batch_id, runtime.clock())
+        # Also what was never sent: an older attempt may be about to.
+        batch = runtime.store.request_cancel(batch, runtime.clock())
+        if not batch.status.is_terminal:
+            batch = _cancel(runtime, batch)
+        if not batch.status.is_terminal:
+            raise BatchStoppingError(batch.batch_id)
+        fetch_batch_results(runtime, batch.batch_id)
     runtime.store.release_claim(batch.batch_id, runtime.clock())
+
+
+def _cancel(runtime: Runtime, batch: Batch) -> Batch:
+    try:
+        cancel_batch(runtime, batch.batch_id)
+    except InvalidBatchError as error:
+        log.info("Nothing to cancel: %s", error)
+    return runtime.store.get_batch(batch.batch_id)
 
 
 def _is_paid(runtime: Runtime, batch: Batch) -> bool:

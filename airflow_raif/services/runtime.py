@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from airflow_raif.adapters.base import Adapter, SpooledPart, Transport
 from airflow_raif.domain.batch import Batch, Part
+from airflow_raif.domain.errors import EndingError
 from airflow_raif.pricing.prices import PriceBook
 from airflow_raif.spool.files import Folder, requests_file
 from airflow_raif.store import Store
@@ -29,6 +30,18 @@ class Runtime:
     conn_id: str
     prices: PriceBook = field(default_factory=PriceBook)
     clock: Callable[[], datetime] = utc_now
+    #: Whether whoever works with it was told to end; then nothing is sent any more that would be paid.
+    is_ending: Callable[[], bool] = lambda: False
+
+    def check_going_on(self) -> None:
+        """Raise before something is sent that would be paid, if nobody will be there for the answer.
+
+        :raises EndingError: see above.
+        """
+        if self.is_ending():
+            raise EndingError(
+                "the task was told to end; nothing more was sent, and the next attempt goes on from there"
+            )
 
     def folder(self, batch_id: str) -> Folder:
         """Return the folder of one batch's spool files."""

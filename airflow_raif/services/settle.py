@@ -10,13 +10,14 @@ from airflow_raif.domain.batch import Batch, Part, PartState
 from airflow_raif.domain.errors import BatchNotFoundError, InvalidBatchError, MalformedResponseError, RejectedError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.wire_id import index_of, wire_prefix
+from airflow_raif.services.find import may_be_sent
 from airflow_raif.services.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
 
 def adopt_part(runtime: Runtime, batch_id: str, number: int, provider_batch_id: str) -> Batch:
-    """Take a batch of the provider as the part that its create made.
+    """Take a batch of the provider as the part that its create made; a part that is to stop is canceled with that.
 
     :raises InvalidBatchError: the part needs none, or the provider's batch does not exist, is another part's already,
         or cannot be this part.
@@ -28,21 +29,28 @@ def adopt_part(runtime: Runtime, batch_id: str, number: int, provider_batch_id: 
     state = _ask(runtime, provider_batch_id)
     if why := _why_not(runtime, batch, part, state):
         raise InvalidBatchError(f"{provider_batch_id} cannot be part {number} of batch {batch_id}: {why}")
-    runtime.store.record_submitted(part.id, state, runtime.clock())
+    is_to_stop = runtime.store.record_submitted(part.id, state, runtime.clock())
     log.info("Adopted %s for part %s of batch %s, as told", provider_batch_id, number, batch_id)
+    if is_to_stop and not state.status.is_terminal:
+        runtime.transport.send(runtime.adapter.cancel_request(provider_batch_id))
     return runtime.store.get_batch(batch_id)
 
 
 def resend_part(runtime: Runtime, batch_id: str, number: int) -> Batch:
-    """Take a part's create as one that made nothing, so that the next attempt sends it.
+    """Take a part's create as one that made nothing, so that the next attempt sends it; one that is to stop never is.
 
-    :raises InvalidBatchError: the part has an id at the provider, or no create of it is in doubt.
+    :raises InvalidBatchError: the part has an id at the provider, no create of it is in doubt, or it may be sent yet.
     """
     _, part = _open_part(runtime, batch_id, number)
     if part.intent_at is None:
         raise InvalidBatchError(
             f"part {number} of batch {batch_id} was never sent, or is known not to have been; the next attempt of its"
             " task sends it anyway"
+        )
+    if may_be_sent(runtime, part):
+        raise InvalidBatchError(
+            f"the create of part {number} of batch {batch_id} was begun at {part.intent_at:%H:%M:%S} UTC and may still"
+            " be on its way; try again in some minutes"
         )
     runtime.store.clear_intent(part.id, part.intent_at)
     log.info("Part %s of batch %s is to be sent again, as told", number, batch_id)

@@ -17,6 +17,7 @@ from airflow_raif.services.fingerprint import fingerprint_rows
 from airflow_raif.services.resume import OnInputChange, give_up, resume_batch
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.submit import submit_part, submit_pending
+from airflow_raif.store import AttemptLostError
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +36,13 @@ def start_batch(
     """Return the claim's batch, every part of it submitted.
 
     A batch that one part holds is read whole before it is submitted; of a larger one each part is submitted as soon as
-    it is whole. If such an attempt breaks off, the next one reads the input again and goes on after those parts.
+    it is whole. If such an attempt breaks off, the next one reads the input again and goes on after those parts. If it
+    is canceled meanwhile, what was submitted is returned.
 
     :param rows: opens the input; called twice when an earlier attempt's batch has to be compared with it.
     :param on_batch: told of the batch before anything of it is submitted.
     :raises InvalidBatchError: the input is empty, wrong, or not the one that the claim's batch was made of.
+    :raises BatchStoppingError: the claim's batch was told to stop and has not; call again once it has.
     """
     batch = resume_batch(
         runtime,
@@ -50,25 +53,31 @@ def start_batch(
     if batch is not None:
         on_batch(batch)
     sender = _Sender(runtime)
-    if batch is not None and batch.spooled_at is None:
-        try:
-            batch = continue_batch(runtime, batch, rows(), defaults=defaults, on_part=sender)
-        except InputChangedError:
-            if on_input_change == "refuse":
-                raise
-            give_up(runtime, batch)
-            batch = None
-    if batch is None:
-        batch = create_batch(
-            runtime,
-            rows(),
-            defaults=defaults,
-            claim=claim,
-            metadata=metadata,
-            round_policy=round_policy,
-            on_batch=on_batch,
-            on_part=sender,
-        )
+    try:
+        if batch is not None and batch.spooled_at is None:
+            try:
+                batch = continue_batch(runtime, batch, rows(), defaults=defaults, on_part=sender)
+            except InputChangedError:
+                if on_input_change == "refuse":
+                    raise
+                give_up(runtime, batch)
+                batch = None
+        if batch is None:
+            batch = create_batch(
+                runtime,
+                rows(),
+                defaults=defaults,
+                claim=claim,
+                metadata=metadata,
+                round_policy=round_policy,
+                on_batch=on_batch,
+                on_part=sender,
+            )
+    except AttemptLostError:
+        batch = runtime.store.find_by_claim(claim)
+        if batch is None or not batch.is_cut_short:
+            raise
+        log.info("Batch %s was canceled while its input was read", batch.batch_id)
     # Rounds are for whoever waits.
     if any(part.status is BatchStatus.PENDING and not part.round for part in batch.parts):
         batch = submit_pending(runtime, batch)

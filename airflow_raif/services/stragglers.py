@@ -32,7 +32,8 @@ def send_stragglers(runtime: Runtime, batch: Batch, part: Part) -> None:
     """Send every request of a synchronous part that was not sent, then write the part's results.
 
     A synchronous call cannot be looked up, so each is noted before it is made and never made again: an answer that is
-    lost on its way fails its entry. Each answer is in the spool before the next request goes out.
+    lost on its way fails its entry. Each answer is in the spool before the next request goes out. A part that is to
+    stop sends no more: what it has is its results.
 
     :raises AuthenticationError: the key is not accepted; what was not sent is sent by the next attempt.
     :raises TransientProviderError: the provider is away; what was not sent is sent by the next attempt.
@@ -43,26 +44,31 @@ def send_stragglers(runtime: Runtime, batch: Batch, part: Part) -> None:
     for number, line in enumerate(lines):
         if folder.exists(answer_file(part.number, number)):
             continue
+        runtime.check_going_on()
         if runtime.store.note_call(part, number, runtime.clock()):
             row = _call(runtime, batch, part, number, line)
             with folder.write(answer_file(part.number, number)) as file:
                 file.write(row)
-    if lost := [n for n in range(len(lines)) if not folder.exists(answer_file(part.number, n))]:
-        last = runtime.store.get_batch(batch.batch_id).parts[part.number].intent_at
-        if last is not None and runtime.clock() - last < LOST_AFTER:
-            raise UnavailableError(
-                f"{len(lost)} synchronous calls of batch {batch.batch_id} are on their way in another attempt; their"
-                f" answers count as lost {LOST_AFTER.total_seconds() / 60:.0f} minutes after the last call",
-                provider=batch.provider,
-            )
+    part = runtime.store.get_batch(batch.batch_id).parts[part.number]
+    unsent = range(part.synchronous_calls, len(lines))
+    lost = [n for n in range(part.synchronous_calls) if not folder.exists(answer_file(part.number, n))]
+    is_fresh = part.intent_at is not None and runtime.clock() - part.intent_at < LOST_AFTER
+    if (lost and is_fresh) or (unsent and not part.is_cancel_requested):
+        raise UnavailableError(
+            f"{len(lost)} synchronous calls of batch {batch.batch_id} are on their way in another attempt; their"
+            f" answers count as lost {LOST_AFTER.total_seconds() / 60:.0f} minutes after the last call",
+            provider=batch.provider,
+        )
+    if lost:
         log.warning("Batch %s: the answers of %s synchronous calls were lost", batch.batch_id, len(lost))
     with folder.write(results_file(part.number), once=True) as file:
         for number, line in enumerate(lines):
             if number in lost:
                 file.write(runtime.adapter.synchronous_row(line, None, _LOST) + b"\n")
-            else:
+            elif number not in unsent:
                 file.writelines(folder.blocks(answer_file(part.number, number))())
-    ended = PartState(provider_batch_id="", status=BatchStatus.ENDED, raw_status="synchronous")
+    status = BatchStatus.CANCELED if unsent else BatchStatus.ENDED
+    ended = PartState(provider_batch_id="", status=status, raw_status="synchronous")
     runtime.store.record_states({part.id: ended}, runtime.clock())
 
 

@@ -19,6 +19,7 @@ from airflow_raif.domain.errors import (
     UnavailableError,
 )
 from airflow_raif.domain.status import BatchStatus
+from airflow_raif.services.cancel import stop_part
 from airflow_raif.services.find import find_part, look_up, may_be_sent, not_listed
 from airflow_raif.services.runtime import Runtime
 
@@ -32,7 +33,7 @@ def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
     """Send every part of a batch that has not been sent.
 
     A part whose intent was recorded by an earlier attempt is looked up at the provider first: one match is adopted,
-    none is sent again.
+    none is sent again. What is canceled meanwhile is not sent, or told to stop.
 
     :raises InvalidBatchError: nothing of it is pending, or it was never spooled whole.
     :raises AmbiguousSubmitError: whether the provider has the part already cannot be told; it was not sent again.
@@ -60,6 +61,18 @@ def _is_pending(part: Part) -> bool:
 
 def submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
     """Send one part, or adopt what an earlier attempt made of it; raises as :func:`submit_batch`."""
+    if part.is_cancel_requested:
+        stop_part(runtime, batch, part)
+        return
+    try:
+        _submit_part(runtime, batch, part)
+    except UnavailableError:
+        if runtime.store.get_batch(batch.batch_id).parts[part.number].status is not BatchStatus.CANCELED:
+            raise
+        log.info("Part %s of batch %s was canceled before it was sent", part.number, batch.batch_id)
+
+
+def _submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
     store, adapter = runtime.store, runtime.adapter
     state = _resume(runtime, batch, part) if part.intent_at is not None else None
     if state is None:
@@ -78,13 +91,21 @@ def submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
             # Providers delete uploads after a while (Gemini: 48 hours, https://ai.google.dev/gemini-api/docs/files).
             log.info("Part %s of batch %s was refused; uploading its requests anew", part.number, batch.batch_id)
             part.input_ref = part.intent_at = None
-            submit_part(runtime, batch, part)
+            _submit_part(runtime, batch, part)
             return
-    store.record_submitted(part.id, state, runtime.clock())
+    _record(runtime, batch, part, state)
     log.info(
         "Submitted part %s of batch %s as %s: %s requests, %s bytes",
         part.number, batch.batch_id, state.provider_batch_id, part.request_count, part.request_bytes,
     )  # fmt: skip
+
+
+def _record(runtime: Runtime, batch: Batch, part: Part, state: PartState) -> None:
+    """Note a part's id; a part that somebody canceled meanwhile is told to stop."""
+    is_to_stop = runtime.store.record_submitted(part.id, state, runtime.clock())
+    if is_to_stop and not state.status.is_terminal:
+        log.info("Part %s of batch %s was canceled while it was being submitted", part.number, batch.batch_id)
+        runtime.transport.send(runtime.adapter.cancel_request(state.provider_batch_id))
 
 
 def _resume(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
@@ -96,6 +117,7 @@ def _resume(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
 
 
 def _create(runtime: Runtime, batch: Batch, part: Part, spooled: SpooledPart) -> PartState:
+    runtime.check_going_on()
     part.intent_at = runtime.clock()
     if not runtime.store.record_intent(part.id, part.intent_at):
         raise UnavailableError(

@@ -32,6 +32,7 @@ from airflow_raif.domain.sweep import (
     needs_of,
     unsent_parts,
 )
+from airflow_raif.services.cancel import stop_part
 from airflow_raif.services.expire import expire_batch
 from airflow_raif.services.fetch import fetch_ended_parts
 from airflow_raif.services.find import find_part
@@ -130,7 +131,10 @@ class _Sweep:
     def _adopt(self, batch: Batch, runtime: Runtime) -> None:
         for part in lost_parts(batch, self.rules, self.clock()):
             try:
-                self._adopt_part(batch, part, runtime)
+                if part.is_cancel_requested:
+                    self._stop_part(batch, part, runtime)
+                else:
+                    self._adopt_part(batch, part, runtime)
             except AmbiguousSubmitError as doubt:
                 self.report.warn("undecided", f"{_name(batch)}: {doubt}")
 
@@ -150,11 +154,20 @@ class _Sweep:
             self.report.tell("adopted", f"{create} made {found.provider_batch_id}, which was adopted")
             self._fetch(batch, runtime)
 
+    def _stop_part(self, batch: Batch, part: Part, runtime: Runtime) -> None:
+        """Cancel what a create made that was on its way when its batch was canceled."""
+        stop_part(runtime, batch, part)
+        self.report.tell("canceled", f"{_name(batch)}: part {part.number}, which was to be canceled, was told to stop")
+        self._fetch(batch, runtime)
+
     def _expire(self, batch: Batch, runtime: Runtime) -> None:
         self._end(batch, runtime, f"it is older than {self.rules.max_age}", may_cancel=self.rules.cancel_expired)
 
     def _resume(self, batch: Batch, runtime: Runtime) -> None:
-        """Poll in place of a task that is gone."""
+        """Poll in place of a task that is gone; a cancel that did not get through is made again."""
+        if batch.is_cancel_requested:
+            self._end(batch, runtime, "it was to be canceled", may_cancel=True)
+            return
         if self.task_state and batch.claim and batch.claim_released_at is None:
             state = self.task_state(batch.claim)
             if state in ABANDONED_STATES:

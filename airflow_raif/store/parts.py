@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, update
 
-from airflow_raif.domain.batch import Batch, Part, PartState
+from airflow_raif.domain.batch import CANCEL_REQUESTED, Batch, Part, PartState, says_canceling
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.status import TERMINAL, BatchStatus, can_move, combine
 from airflow_raif.store.records import NewPart, WaitingPart, chunks, kept_text, part_of
@@ -54,8 +54,21 @@ def reopen(connection: Connection, batch: Batch) -> bool:
     return bool(connection.execute(statement).rowcount)
 
 
-def submitted(connection: Connection, part_id: int, state: PartState, at: datetime) -> None:
-    """Write a part's id at the provider, once, and what it said along with it."""
+def submitted(connection: Connection, part_id: int, state: PartState, at: datetime) -> bool:
+    """Write a part's id at the provider, once, and what it said along with it; return whether the part is to stop."""
+    where = part_table.c.id == part_id
+    columns = (part_table.c.batch_key, part_table.c.status, part_table.c.raw_status, part_table.c.provider_batch_id)
+    row = connection.execute(select(*columns).where(where).with_for_update()).one()
+    is_to_stop = bool(row.raw_status == CANCEL_REQUESTED)
+    if row.provider_batch_id == state.provider_batch_id:
+        # A task and a sweep that looked up the same lost create found the same.
+        return is_to_stop
+    if row.provider_batch_id is not None or row.status != BatchStatus.PENDING:
+        how = f"is {row.status}" if row.provider_batch_id is None else "was submitted by another process"
+        raise InvalidBatchError(
+            f"part {part_id} {how}; {state.provider_batch_id} was created as well and is not used: cancel it at the"
+            " provider"
+        )
     status = state.status if state.status is not BatchStatus.PENDING else BatchStatus.SUBMITTED
     values = _said(state) | {
         "polled_at": at,
@@ -64,21 +77,61 @@ def submitted(connection: Connection, part_id: int, state: PartState, at: dateti
         "submitted_at": at,
         "ended_at": at if status.is_terminal else None,
     }
-    where = (part_table.c.id == part_id, part_table.c.provider_batch_id.is_(None))
-    if not connection.execute(update(part_table).where(*where).values(**values)).rowcount:
-        known = connection.scalar(select(part_table.c.provider_batch_id).where(part_table.c.id == part_id))
-        if known == state.provider_batch_id:
-            # A task and a sweep that looked up the same lost create found the same.
-            return
-        raise InvalidBatchError(
-            f"part {part_id} was submitted by another process; {state.provider_batch_id} was created as well and is not"
-            " used: cancel it at the provider"
-        )
-    key = connection.scalar(select(part_table.c.batch_key).where(part_table.c.id == part_id))
+    if is_to_stop and not status.is_terminal:
+        values["raw_status"] = CANCEL_REQUESTED
+    connection.execute(update(part_table).where(where).values(**values))
+    key = row.batch_key
     connection.execute(
         update(batch_table).where(batch_table.c.id == key, batch_table.c.submitted_at.is_(None)).values(submitted_at=at)
     )
     update_batches(connection, {key}, at)
+    return is_to_stop
+
+
+def clear_intent(connection: Connection, part_id: int, at: datetime) -> None:
+    """Note that the create whose intent was recorded at this time made nothing; a part that is to stop is canceled."""
+    where = (part_table.c.id == part_id, part_table.c.provider_batch_id.is_(None))
+    connection.execute(update(part_table).where(*where, part_table.c.intent_at == at).values(intent_at=None))
+    _cancel_unsent(connection, *where, part_table.c.raw_status == CANCEL_REQUESTED, at=at)
+
+
+def request_cancel(connection: Connection, batch: Batch, at: datetime) -> None:
+    """Cancel the parts of which nothing was sent, and note on those that run, unless they stop, that they are to."""
+    columns = part_table.c
+    mine = columns.batch_key == batch.id
+    _cancel_unsent(connection, mine, at=at)
+    is_told = func.lower(func.coalesce(columns.raw_status, "")).contains("cancel")
+    statement = update(part_table).where(mine, columns.status.not_in(TERMINAL), ~is_told)
+    connection.execute(statement.values(raw_status=CANCEL_REQUESTED))
+
+
+def _cancel_unsent(connection: Connection, *where: ColumnElement[bool], at: datetime) -> None:
+    statement = (
+        update(part_table)
+        .where(
+            *where,
+            part_table.c.status == BatchStatus.PENDING.value,
+            part_table.c.provider_batch_id.is_(None),
+            part_table.c.intent_at.is_(None),
+            part_table.c.synchronous_calls == 0,
+        )
+        .values(status=BatchStatus.CANCELED.value, raw_status="never submitted", ended_at=at)
+        .returning(part_table.c.batch_key)
+    )
+    update_batches(connection, set(connection.scalars(statement)), at)
+
+
+def count_calls(connection: Connection, part: Part, before: int, after: int, at: datetime | None) -> bool:
+    """Count a synchronous part's calls, one up or down; False: it was done before, or the part is to stop."""
+    columns = part_table.c
+    where = [columns.id == part.id, columns.synchronous_calls == before]
+    if after > before:
+        where += [
+            columns.status == BatchStatus.PENDING.value,
+            or_(columns.raw_status.is_(None), columns.raw_status != CANCEL_REQUESTED),
+        ]
+    statement = update(part_table).where(*where).values(synchronous_calls=after, intent_at=at)
+    return bool(connection.execute(statement).rowcount)
 
 
 def waiting(connection: Connection, batch_ids: Sequence[str]) -> list[WaitingPart]:
@@ -139,6 +192,9 @@ def record_states(connection: Connection, states: Mapping[int, PartState], at: d
 def _news(current: BatchStatus, known: Mapping[str, Any], state: PartState) -> dict[str, Any]:
     """Return what a state says that is not known; a status only if it is ahead."""
     said = _said(state)
+    if known["raw_status"] == CANCEL_REQUESTED and not (state.status.is_terminal or says_canceling(state.raw_status)):
+        # A poll does not make it forgotten.
+        del said["raw_status"]
     if can_move(current, state.status):
         said["status"] = state.status.value
     return {name: value for name, value in said.items() if value != known[name]}

@@ -53,7 +53,7 @@ def finish(connection: Connection, batch: Batch, fingerprint: str, request_count
 
 
 def give_up(connection: Connection, batch_id: str, at: datetime) -> bool:
-    """Make a batch whole as it is, without what was not read or not written, and let its task instance go.
+    """Make a batch whole as it is, without what was not read or not written.
 
     :return: False: it was whole before.
     """
@@ -66,7 +66,7 @@ def give_up(connection: Connection, batch_id: str, at: datetime) -> bool:
     connection.execute(
         update(batch_table)
         .where(_batch.id == key)
-        .values(request_count=count, spooled_at=at, claim_released_at=at, spool_attempt=_batch.spool_attempt + 1)
+        .values(request_count=count, spooled_at=at, spool_attempt=_batch.spool_attempt + 1)
     )
     parts.update_batches(connection, {key}, at)
     return True

@@ -210,38 +210,40 @@ class Store(Database):
             return bool(connection.execute(statement.values(intent_at=at)).rowcount)
 
     def clear_intent(self, part_id: int, at: datetime) -> None:
-        """Note that the create whose intent was recorded at this time is known to have made nothing."""
+        """Note that the create whose intent was recorded at this time is known to have made nothing.
+
+        A part that is to stop is canceled with that.
+        """
         with self._transaction() as connection:
-            connection.execute(
-                update(part_table)
-                .where(
-                    part_table.c.id == part_id,
-                    part_table.c.intent_at == at,
-                    part_table.c.provider_batch_id.is_(None),
-                )
-                .values(intent_at=None)
-            )
+            parts.clear_intent(connection, part_id, at)
 
     def note_call(self, part: Part, number: int, at: datetime) -> bool:
-        """Note that a synchronous part's call is about to be made, in their order; False: it was noted before."""
-        return self._count_calls(part, number, number + 1, at)
+        """Note that a synchronous part's call is about to be made, in their order.
+
+        :return: False: it was noted before, or the part is to stop.
+        """
+        with self._transaction() as connection:
+            return parts.count_calls(connection, part, number, number + 1, at)
 
     def forget_call(self, part: Part, number: int) -> None:
         """Note that the last call is known to have done nothing."""
-        self._count_calls(part, number + 1, number, None)
-
-    def _count_calls(self, part: Part, before: int, after: int, at: datetime | None) -> bool:
         with self._transaction() as connection:
-            statement = update(part_table).where(part_table.c.id == part.id, part_table.c.synchronous_calls == before)
-            return bool(connection.execute(statement.values(synchronous_calls=after, intent_at=at)).rowcount)
+            parts.count_calls(connection, part, number + 1, number, None)
 
-    def record_submitted(self, part_id: int, state: PartState, at: datetime) -> None:
+    def record_submitted(self, part_id: int, state: PartState, at: datetime) -> bool:
         """Note the id that the provider gave a part.
 
-        :raises InvalidBatchError: the part has another id already.
+        :return: whether the part is to stop: a cancel was asked for before its id was known.
+        :raises InvalidBatchError: the part has another id already, or was canceled.
         """
         with self._transaction() as connection:
-            parts.submitted(connection, part_id, state, at)
+            return parts.submitted(connection, part_id, state, at)
+
+    def request_cancel(self, batch: Batch, at: datetime) -> Batch:
+        """Cancel what of a batch was never sent, and note on what was that it is to stop."""
+        with self._transaction() as connection:
+            parts.request_cancel(connection, batch, at)
+            return batches.get(connection, batch.batch_id)
 
     def record_states(self, states: Mapping[int, PartState], at: datetime) -> list[str]:
         """Note what the provider says of many parts, and what follows for their batches.

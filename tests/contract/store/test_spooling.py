@@ -131,12 +131,12 @@ def test_two_parts_end_at_once(store):
 
 
 def test_given_up(store, begun):
-    """What was submitted becomes a batch of its own, and the task instance may make another one."""
+    """What was submitted becomes a batch of its own, and no attempt goes on with it."""
     assert store.give_up_spooling("b1", NOW)
     assert not store.give_up_spooling("b1", NOW)
     found = store.get_batch("b1")
     assert (found.request_count, found.spooled_at, found.fingerprint) == (2, NOW, None)
-    assert store.find_by_claim(CLAIM) is None
+    assert found.is_cut_short
     with pytest.raises(AttemptLostError):
         finish(store, begun)
     assert store.record_states({found.parts[0].id: state(BatchStatus.ENDED)}, NOW) == ["b1"]

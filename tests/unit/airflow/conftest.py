@@ -90,12 +90,37 @@ def airflow_database(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def context() -> dict[str, Any]:
     """What a task sees; what it pushes to XCom lies in ``context["pushed"]``."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
     pushed: dict[str, Any] = {}
     ti = SimpleNamespace(
         dag_id="dag",
         run_id="run",
         task_id="task",
         map_index=-1,
+        get_task_states=RuntimeTaskInstance.get_task_states,
         xcom_push=lambda key, value: pushed.__setitem__(key, value),
     )
     return {"ti": ti, "pushed": pushed, "params": {}}
+
+
+@pytest.fixture
+def answer_states(monkeypatch: pytest.MonkeyPatch, airflow_database: Any) -> Callable[[dict[str, str | None]], None]:
+    """Stand in for the supervisor that a worker and a triggerer ask about task states."""
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.comms import TaskStatesResult
+
+    others = task_runner.SUPERVISOR_COMMS.send
+
+    def answer(states: dict[str, str | None]) -> None:
+        def send(message: Any) -> Any:
+            if type(message).__name__ == "GetTaskStates":
+                return TaskStatesResult(task_states={"run": states})
+            return others(message)
+
+        async def asend(message: Any) -> Any:
+            return send(message)
+
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", SimpleNamespace(send=send, asend=asend), raising=False)
+
+    return answer

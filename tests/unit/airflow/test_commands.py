@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -231,6 +232,11 @@ def test_resend_has_the_next_attempt_send_the_part(provider, running, raif_store
     """By a person's word the create made nothing, and is sent again, once."""
     batch = made(provider)
     raif_store.record_intent(batch.parts[0].id, utc_now())
+    early = command("resend", batch.batch_id, "0", "--yes")
+    assert early.code == 1
+    assert "may still be on its way" in early.err
+    raif_store.clear_intent(batch.parts[0].id, parts_of(raif_store, batch)[0].intent_at)
+    raif_store.record_intent(batch.parts[0].id, utc_now() - timedelta(minutes=10))
     refused = command("resend", batch.batch_id, "0", answer="n\n")
     assert (refused.code, refused.out) == (1, "")
     assert "it is paid twice" in refused.err

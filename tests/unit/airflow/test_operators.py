@@ -9,7 +9,6 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from airflow_raif.domain.errors import (
-    CanceledBatchError,
     DeadlineExceededError,
     FailedBatchError,
     PartialBatchError,
@@ -24,7 +23,6 @@ from airflow_raif.operators.batch import (
     SubmitBatchOperator,
 )
 from airflow_raif.sensors.batch import WaitForBatchSensor
-from airflow_raif.store import AttemptLostError
 from tests.support import ANSWER, read_rows
 
 OPENAI = {"conn_id": "openai_default", "model": "gpt-5-nano"}
@@ -205,14 +203,14 @@ def test_an_error_event_fails_the_task_and_cancels_nothing(emulator_of, provider
 
 
 def test_deadline_cancels_and_applies_what_finished(emulator_of, providers, context):
-    """Past its deadline a batch is canceled; finished rows are applied, the task fails."""
+    """Past its deadline a batch is canceled; finished rows are applied, the task fails, and no retry pays anew."""
     emulator = emulator_of(**SLOW)
     emulator.state.faults.done_at_cancel = 0.5
     providers(emulator)
     manifest = submit(context)
     operator = BatchInferenceOperator(task_id="t", **OPENAI, requests=["one", "two"], timeout=timedelta(seconds=0.001))
     event = {"batch_id": manifest["batch_id"], "status": "timeout"}
-    with pytest.raises(CanceledBatchError, match="1 of 2 entries completed, 1 canceled"):
+    with pytest.raises(AirflowFailException, match="was canceled: 1 of 2 entries completed, 1 canceled"):
         operator.execute_complete(context, event)
     found = read_rows(context["pushed"]["raif_manifest"]["result_uri"])
     assert [(row["status"], row["reason"]) for row in found] == [("completed", None), ("failed", "canceled")]
@@ -306,54 +304,6 @@ def test_cancel_operator_with_nothing_to_cancel(emulator, providers, context):
     assert CancelBatchOperator(task_id="c", batch=manifest).execute(context) == "ended"
     with pytest.raises(AirflowFailException, match="cannot be canceled"):
         CancelBatchOperator(task_id="c", batch=manifest, missing_ok=False).execute(context)
-
-
-def test_kill_cancels_what_the_attempt_submitted(emulator_of, providers, context):
-    """A task ended by a user cancels its batch, unless told not to."""
-    emulator = emulator_of(**SLOW)
-    providers(emulator)
-    for map_index, cancels in enumerate((False, True)):
-        context["ti"].map_index = map_index
-        operator = SubmitBatchOperator(task_id="s", **OPENAI, requests=["a"], cancel_on_kill=cancels)
-        operator.on_kill()
-        manifest = operator.execute(context)
-        operator.on_kill()
-        assert emulator.state.requests["openai.batches.cancel"] == int(cancels)
-    WaitForBatchSensor(task_id="w", batch=manifest).on_kill()
-    assert emulator.state.requests["openai.batches.cancel"] == 1
-
-
-def test_kill_in_the_middle_of_the_input_cancels_what_was_submitted(emulator_of, providers, connection, context):
-    """A batch that is submitted while it is read is known before anything of it is paid."""
-    emulator = emulator_of(**SLOW)
-    providers(emulator)
-    connection("small", conn_type="raif_openai", password="k", host=f"{emulator.url}/v1", extra={"max_requests": 1})
-    operator = SubmitBatchOperator(
-        task_id="s", conn_id="small", model="gpt-5-nano", requests=lambda: (each() for each in rows)
-    )
-
-    def killed():
-        assert emulator.state.creates["openai"] == 1
-        operator.on_kill()
-        return "three"
-
-    rows = (lambda: "one", lambda: "two", killed)
-    with pytest.raises(AttemptLostError):
-        operator.execute(context)
-    assert emulator.state.requests["openai.batches.cancel"] == 1
-    assert emulator.state.creates["openai"] == 1
-    assert context["pushed"]["raif_batch_id"]
-
-
-def test_kill_while_the_provider_is_away_raises_nothing(emulator_of, providers, context, caplog, no_backoff):
-    """A dying task says that its batch may go on."""
-    emulator = emulator_of(**SLOW)
-    providers(emulator)
-    operator = SubmitBatchOperator(task_id="s", **OPENAI, requests=["a"])
-    operator.execute(context)
-    emulator.state.faults.http.append(HttpFault(route="openai.*", status=500, times=-1))
-    operator.on_kill()
-    assert "may go on at the provider" in caplog.text
 
 
 @pytest.mark.parametrize("operator", [SubmitBatchOperator, BatchInferenceOperator])

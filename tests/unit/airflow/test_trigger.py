@@ -187,24 +187,6 @@ def test_serialised_form_makes_the_same_trigger():
     }  # fmt: skip
 
 
-@pytest.fixture
-def answer_states(monkeypatch):
-    """Stand in for the supervisor that a triggerer asks about task states."""
-    from airflow.sdk.execution_time import task_runner
-    from airflow.sdk.execution_time.comms import TaskStatesResult
-
-    def answer(states: dict[str, str | None]) -> None:
-        async def asend(message):
-            if type(message).__name__ == "GetDRCount":  # whether Airflow's database answers
-                return None
-            assert type(message).__name__ == "GetTaskStates"
-            return TaskStatesResult(task_states={"run": states})
-
-        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", SimpleNamespace(asend=asend), raising=False)
-
-    return answer
-
-
 @pytest.mark.parametrize(
     ("state", "map_index", "cancels"),
     [
