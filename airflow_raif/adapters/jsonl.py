@@ -46,7 +46,7 @@ def split_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
             begun.append(lines[0])
             size += len(lines[0])
             if size > MAX_LINE_BYTES:
-                begun = [b"".join(begun)[:_HEAD_BYTES]]
+                begun = [b"".join(piece[:_HEAD_BYTES] for piece in begun)[:_HEAD_BYTES]]
             if len(lines) == 1:
                 continue
             yield from _stripped(offset, b"".join(begun))

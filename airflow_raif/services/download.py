@@ -104,7 +104,9 @@ def _no_results(runtime: Runtime, part: Part, look: _Look, answered: int) -> str
         but = "its results are other ones at each download"
     else:
         but = f"no line of its results is a row of it; they begin {look.head!r}"
-    return f"{runtime.adapter.name} {what} but {but}; nothing was written, retry the task later"
+    return runtime.adapter.secrets.text(
+        f"{runtime.adapter.name} {what} but {but}; nothing was written, retry the task later"
+    )
 
 
 def _state_of(part: Part) -> PartState:
