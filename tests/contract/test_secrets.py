@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -216,13 +217,20 @@ def with_user(url: str) -> str:
 
 
 async def polled(runtime, leaks: Leaks, batch_id: str) -> None:
-    """What the triggerer does: one tick of the shared poller."""
+    """What the triggerer does: wait with the shared poller, here for a moment."""
+    closed = asyncio.Event()
+
+    async def on_close() -> None:
+        closed.set()
+
     transport = AsyncHttpTransport(runtime.adapter)
-    poller = SharedPoller(runtime.adapter, transport, runtime.store)
-    leaks.see("repr", poller)
-    leaks.see("repr", transport)
-    await poller._tick([batch_id])
-    await transport.aclose()
+    poller = SharedPoller(runtime.adapter, transport, runtime.store, on_close=on_close)
+    leaks.see("repr", (poller, transport))
+    try:
+        leaks.see("poller", await asyncio.wait_for(poller.wait(batch_id, (0.01,)), 0.3))
+    except (RaifError, TimeoutError) as error:
+        leaks.see_error("poller", error)
+    await closed.wait()
 
 
 async def live(runtime, leaks: Leaks, out: Path) -> None:
