@@ -80,7 +80,8 @@ def create_batch(
         )
     )
     on_batch(batch)
-    return _spool(_Spooler(runtime, batch, encode, defaults.model, on_part, runtime.adapter.limits), rows)
+    fingerprint = Fingerprint(defaults.output_schema)
+    return _spool(_Spooler(runtime, batch, encode, defaults.model, on_part, adapter.limits, fingerprint), rows)
 
 
 def continue_batch(
@@ -96,7 +97,8 @@ def continue_batch(
     encode = runtime.adapter.make_encoder(defaults)
     batch = runtime.store.take_up_spooling(batch)
     log.info("Batch %s has %s parts; reading its input again to go on", batch.batch_id, len(batch.parts))
-    return _spool(_Spooler(runtime, batch, encode, defaults.model, on_part, runtime.adapter.limits), rows)
+    fingerprint, limits = Fingerprint(defaults.output_schema), runtime.adapter.limits
+    return _spool(_Spooler(runtime, batch, encode, defaults.model, on_part, limits, fingerprint), rows)
 
 
 def _spool(spooler: _Spooler, rows: Iterable[Any]) -> Batch:
@@ -149,7 +151,7 @@ class _Spooler:
     default_model: str
     on_part: OnPart
     limits: Limits
-    fingerprint: Fingerprint = field(default_factory=Fingerprint)
+    fingerprint: Fingerprint
     count: int = 0
     _is_read: bool = False
     _entries: list[tuple[int, str, int, int, int]] = field(default_factory=list)

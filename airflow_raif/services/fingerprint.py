@@ -18,10 +18,13 @@ _WIRE_ID = "raif"
 
 
 class Fingerprint:
-    """A hash over every request so far: its model, its bytes without the batch's own id, and the user's id."""
+    """A hash over every request so far: its model, its bytes without the batch's own id, and the user's id.
 
-    def __init__(self) -> None:
-        self._digest = hashlib.blake2b(digest_size=16)
+    :param output_schema: what answers are checked by; not all of it, and not with every row, is in the requests.
+    """
+
+    def __init__(self, output_schema: dict[str, Any] | None = None) -> None:
+        self._digest = hashlib.blake2b(msgspec.json.encode(output_schema), digest_size=16)
 
     def add(self, line: bytes, wire_id: str, custom_id: bytes, model: str) -> None:
         """Take in the next request."""
@@ -37,7 +40,7 @@ def fingerprint_rows(runtime: Runtime, rows: Iterable[Any], *, defaults: Request
     """Return the fingerprint that a batch of these rows would have, without keeping anything."""
     defaults = msgspec.structs.replace(defaults, endpoint=runtime.adapter.resolve_endpoint(defaults.endpoint))
     encode = runtime.adapter.make_encoder(defaults)
-    fingerprint = Fingerprint()
+    fingerprint = Fingerprint(defaults.output_schema)
     for index, request in numbered_requests(rows):
         line = encoded(encode, request, index, _WIRE_ID)
         custom_id = request.custom_id or str(index)

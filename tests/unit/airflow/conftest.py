@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from airflow_raif.hooks import store as store_hook
@@ -124,3 +125,26 @@ def answer_states(monkeypatch: pytest.MonkeyPatch, airflow_database: Any) -> Cal
         monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", SimpleNamespace(send=send, asend=asend), raising=False)
 
     return answer
+
+
+@pytest.fixture
+def at_create(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object], str], None]:
+    """Run something in the middle of the n-th create, before it is sent or before its reply is read."""
+
+    def arrange(number: int, act: Callable[[], object], moment: str) -> None:
+        send, seen = httpx.HTTPTransport.handle_request, []
+
+        def handle(self, request):
+            is_create = request.method == "POST" and request.url.path.endswith(("/batches", ":batchGenerateContent"))
+            seen.extend([request] if is_create else [])
+            is_due = is_create and len(seen) == number
+            if is_due and moment == "before":
+                act()
+            response = send(self, request)
+            if is_due and moment == "after":
+                act()
+            return response
+
+        monkeypatch.setattr(httpx.HTTPTransport, "handle_request", handle)
+
+    return arrange

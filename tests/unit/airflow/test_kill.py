@@ -7,7 +7,6 @@ import signal
 import threading
 from contextlib import suppress
 
-import httpx
 import pytest
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 from sqlalchemy import event
@@ -48,29 +47,6 @@ def emulator(emulator_of, connection, raif_home, provider):
         extra={"max_requests": 1},
     )
     return emulator
-
-
-@pytest.fixture
-def at_create(monkeypatch):
-    """Run something in the middle of the n-th create, before it is sent or before its reply is read."""
-
-    def arrange(number, act, moment):
-        send, seen = httpx.HTTPTransport.handle_request, []
-
-        def handle(self, request):
-            is_create = request.method == "POST" and request.url.path.endswith(("/batches", ":batchGenerateContent"))
-            seen.extend([request] if is_create else [])
-            is_due = is_create and len(seen) == number
-            if is_due and moment == "before":
-                act()
-            response = send(self, request)
-            if is_due and moment == "after":
-                act()
-            return response
-
-        monkeypatch.setattr(httpx.HTTPTransport, "handle_request", handle)
-
-    return arrange
 
 
 def ended():
