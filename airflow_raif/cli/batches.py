@@ -78,7 +78,8 @@ def adopt(args: Any) -> None:
 
     with open_batch_runtime(args.batch) as (runtime, _):
         batch = adopt_part(runtime, args.batch, args.part, args.provider_batch_id)
-        _tell(args, runtime.store, batch, f"Part {args.part} is {args.provider_batch_id}. Clear the task to go on.")
+        how = "and was told to stop" if batch.parts[args.part].is_canceling else "now. Clear the task to go on"
+        _tell(args, runtime.store, batch, f"Part {args.part} is {args.provider_batch_id} {how}.")
 
 
 @_command
@@ -89,12 +90,12 @@ def resend(args: Any) -> None:
 
     with open_batch_runtime(args.batch) as (runtime, batch):
         if not args.yes:
-            ask(
-                f"Have part {args.part} of batch {args.batch} sent again? If {batch.provider} has it already, it is"
-                " paid twice."
-            )
-        batch = resend_part(runtime, args.batch, args.part)
-        _tell(args, runtime.store, batch, f"Part {args.part} is sent by the next attempt. Clear the task to go on.")
+            again = "taken as never sent" if batch.is_cancel_requested else "sent again"
+            risk = "it runs on unseen" if batch.is_cancel_requested else "it is paid twice"
+            ask(f"Have part {args.part} of batch {args.batch} {again}? If {batch.provider} has it already, {risk}.")
+        part = resend_part(runtime, args.batch, args.part).parts[args.part]
+        how = "is canceled" if part.status.is_terminal else "is sent by the next attempt. Clear the task to go on"
+        _tell(args, runtime.store, runtime.store.get_batch(args.batch), f"Part {args.part} {how}.")
 
 
 @_command

@@ -173,10 +173,11 @@ class SubmitBatchOperator(_RequestsOperator):
     :param truncated_max_tokens: a round also repeats answers that were cut off, with this higher limit.
     :param synchronous_stragglers: when at most so many entries are left to repeat, they go through the synchronous API
         at once, at its (double) price; 0: never.
-    :param on_input_change: what to do when the rows are not those that the task's running batch was made of:
-        ``refuse`` fails the task, since both would be paid; ``resubmit`` cancels the batch and submits a new one.
+    :param on_input_change: what to do when the task's batch was made of other input (rows in their order, model, system
+        prompt, schema, parameters, endpoint, connection; not a row's own columns): ``refuse`` fails the task, since
+        both would be paid; ``resubmit`` cancels the batch, waits until it has stopped, and submits a new one.
     :param deferrable: wait without a worker while the provider is away.
-    :param cancel_on_kill: cancel the batch when a user ends the task.
+    :param cancel_on_kill: cancel the batch when a user ends the task, or its ``execution_timeout`` is over.
     """
 
     def execute(self, context: Context) -> dict[str, Any]:

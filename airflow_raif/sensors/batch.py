@@ -34,7 +34,7 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
         default: 25 hours from each round's submission, a little over the providers' own window.
     :param cancel_on_timeout: cancel the batch when time is up, then go on waiting until it has stopped, so that what
         it finished can be applied.
-    :param cancel_on_kill: cancel the batch when a user ends the waiting task.
+    :param cancel_on_kill: cancel the batch when a user ends the waiting task, or its ``execution_timeout`` is over.
     """
 
     template_fields: Sequence[str] = ("batch",)

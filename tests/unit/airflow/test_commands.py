@@ -249,6 +249,26 @@ def test_resend_has_the_next_attempt_send_the_part(provider, running, raif_store
     assert running.state.creates[provider] == 1
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_part_that_is_to_stop_is_settled_in_either_way(provider, running, raif_store, command):
+    """A cancel that cannot tell what a lost create made says so; adopted it is canceled, or taken as never sent."""
+    known, unknown = made(provider, 2), made(provider, 4)
+    at_provider = sent_at_the_provider(known)
+    raif_store.record_intent(unknown.parts[0].id, utc_now() - timedelta(minutes=20))
+    running.state.faults.http.append(HttpFault(route=f"{provider}.batches.list", status=401, times=-1))
+    for batch in (known, unknown):
+        refused = command("cancel", batch.batch_id, "--yes")
+        assert refused.code == 1
+        assert f"'airflow raif batches adopt {batch.batch_id} 0 <provider batch id>'" in refused.err
+    adopted = command("adopt", known.batch_id, "0", at_provider)
+    assert (adopted.code, adopted.out) == (0, f"Part 0 is {at_provider} and was told to stop.\n")
+    assert running.state.batches[provider][at_provider].status == "canceling"
+    resent = command("resend", unknown.batch_id, "0", answer="y\n")
+    assert (resent.code, resent.out) == (0, "Part 0 is canceled.\n")
+    assert "it runs on unseen" in resent.err
+    assert running.state.creates[provider] == 1
+
+
 def test_resend_refuses_what_was_sent_or_never_was(running, raif_store, command):
     """Only a create in doubt can be taken for lost."""
     batch, pending = submitted(), made()
