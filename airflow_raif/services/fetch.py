@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from operator import attrgetter
 
 from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch, EntryOutcome, Part
@@ -22,7 +21,6 @@ from airflow_raif.domain.rounds import is_worth_repeating
 from airflow_raif.domain.status import REASON_WITHOUT_RESULT, EntryStatus, FailureReason
 from airflow_raif.domain.usage import Cost
 from airflow_raif.domain.wire_id import index_of, wire_prefix
-from airflow_raif.pricing.prices import Pricer
 from airflow_raif.services.download import download_results, is_unreadable
 from airflow_raif.services.output import InvalidOutputError, make_parser
 from airflow_raif.services.retain import is_gone
@@ -32,8 +30,10 @@ from airflow_raif.spool.files import results_file
 log = logging.getLogger(__name__)
 
 #: Outcomes written to the store in one transaction.
-OUTCOME_CHUNK = 2000
+OUTCOME_CHUNK = 5000
 _NO_COST = Cost()
+_COMPLETED, _FAILED = EntryStatus.COMPLETED.value, EntryStatus.FAILED.value
+_index_of_outcome = attrgetter("index")
 _UNREAD = "malformed lines, kept in the spool"
 
 
@@ -112,18 +112,16 @@ class _PartReader:
     part: Part
     oddities: Counter[str] = field(default_factory=Counter)
     _outcomes: list[EntryOutcome] = field(default_factory=list)
-    _prefix: str = ""
-    _price: Pricer | None = None
-    _parse: Callable[[str], Any] | None = None
 
     def __post_init__(self) -> None:
         self._prefix = wire_prefix(self.batch.batch_id)
+        self._read_row = self.runtime.adapter.apply_batch_result
         self._price = self.runtime.prices.pricer(self.batch.provider, self.part.model)
         self._parse = make_parser(self.batch.output_schema) if self.batch.output_schema is not None else None
 
     def read(self, offset: int, line: bytes) -> None:
         try:
-            result = self.runtime.adapter.apply_batch_result(line)
+            result = self._read_row(line)
         except MalformedResponseError:
             self.oddities[_UNREAD] += 1
             return
@@ -139,6 +137,8 @@ class _PartReader:
 
     def flush(self) -> None:
         if self._outcomes:
+            # In the table's own order the database touches each of its pages once.
+            self._outcomes.sort(key=_index_of_outcome)
             changed = self.runtime.store.record_outcomes(self.batch, self._outcomes)
             if changed < len(self._outcomes):
                 self.oddities["results of entries that had one already, or are not in this part"] += (
@@ -147,27 +147,20 @@ class _PartReader:
             self._outcomes = []
 
     def _outcome(self, index: int, offset: int, length: int, result: EntryResult) -> EntryOutcome:
-        status, reason = result.status, result.reason
-        error = result.error.message if result.error else result.refusal
-        if self._parse is not None and status is EntryStatus.COMPLETED and result.text is not None:
+        reason, usage = result.reason, result.usage
+        error = result.error.message if result.error is not None else result.refusal
+        if self._parse is not None and reason is None and result.text is not None:
             try:
                 self._parse(result.text)
             except InvalidOutputError as invalid:
-                status, reason, error = EntryStatus.FAILED, FailureReason.INVALID_OUTPUT, str(invalid)
-        usage = result.usage
-        said = (result.error.code, result.error.status) if result.error else ()
-        cost = self._price(usage) if usage is not None and self._price is not None else _NO_COST
+                reason, error = FailureReason.INVALID_OUTPUT, str(invalid)
+        cost = self._price(usage) if usage is not None else _NO_COST
         if self.part.is_synchronous:
             cost = Cost(cost.standard, cost.standard, cost.is_estimated)
+        if reason is None and result.status is EntryStatus.COMPLETED:
+            return EntryOutcome(index, _COMPLETED, None, self.part.number, offset, length, usage, cost, error)
+        said = (result.error.code, result.error.status) if result.error is not None else ()
         return EntryOutcome(
-            index=index,
-            status=status.value,
-            reason=reason.value if reason is not None else None,
-            part_number=self.part.number,
-            offset=offset,
-            length=length,
-            usage=usage,
-            cost=cost,
-            error=error,
-            is_repeatable=is_worth_repeating(reason, *said),
-        )
+            index, _FAILED, reason and reason.value, self.part.number, offset, length, usage, cost, error,
+            is_worth_repeating(reason, *said),
+        )  # fmt: skip

@@ -14,7 +14,7 @@ from uuid import uuid4
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 18
 
 
 class Folder:

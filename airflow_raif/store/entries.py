@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from airflow_raif.domain.batch import EntryOutcome
 from airflow_raif.domain.errors import DuplicateCustomIdError, InputChangedError, InvalidBatchError
 from airflow_raif.domain.status import EntryStatus
+from airflow_raif.store import bulk
 from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow, Repeat, chunks, kept_text
 from airflow_raif.store.tables import entry, part
 
@@ -20,52 +21,44 @@ NewEntry = tuple[int, str, int, int, int]
 Moved = tuple[int, int, int, int]
 _NO_USAGE = (None,) * len(USAGE_COLUMNS)
 
-_INSERT = (
-    "INSERT INTO raif_entry (batch_key, idx, custom_id, part_number, request_offset, request_length, status)"
-    " VALUES (?, ?, ?, ?, ?, ?, 'pending')"
-)
 _PAID_REASONS = ("invalid_output", "truncated", "refused")
-_PAID = f"reason IN {_PAID_REASONS}"
+_NEW_COLUMNS = ("batch_key", "idx", "custom_id", "part_number", "request_offset", "request_length", "status")
 _RESULT_COLUMNS = (
     "result_part", "result_offset", "result_length", *USAGE_COLUMNS, "batch_cost", "standard_cost", "cost_is_estimated"
 )  # fmt: skip
+_OUTCOME_COLUMNS = ("status", "reason", "error", "is_repeatable")
+_MOVED_COLUMNS = ("batch_key", "idx", "part_number", "request_offset", "request_length")
 
-
-def _set_outcome(value: str) -> str:
-    columns = ", ".join(f"{name} = {value.format(name)}" for name in _RESULT_COLUMNS)
-    return (
-        f"UPDATE raif_entry SET status = ?, reason = ?, error = ?, {columns}, is_repeatable = ?"
-        " WHERE batch_key = ? AND idx = ? AND part_number = ? AND "
-    )
-
-
-_SET_OUTCOME = _set_outcome("?")
-_UPDATE = _SET_OUTCOME + "status = 'pending'"
+# In these, {name} stands for a row's own value of a column.
+_IS_ENTRY = "raif_entry.batch_key = {batch_key} AND raif_entry.idx = {idx} AND raif_entry.status = "
+_IS_PENDING = _IS_ENTRY + "'pending' AND raif_entry.part_number = {part_number}"
+_IS_FAILED = _IS_ENTRY + "'failed' AND raif_entry.part_number = {part_number}"
+_WAS_UNPAID = f"COALESCE(raif_entry.reason, '') NOT IN {_PAID_REASONS}"
+_SET = ", ".join(f"{name} = {{{name}}}" for name in (*_OUTCOME_COLUMNS, *_RESULT_COLUMNS))
 #: A repetition that brings nothing leaves the answer that was paid for before.
-_UPDATE_UNPAID = _set_outcome("CASE WHEN result_part IS NULL THEN ? ELSE {} END") + "status = 'pending'"
-#: An answer takes the place of a failure of the same part, and one that was paid for of one that was not.
-_UPDATE_WORSE = _SET_OUTCOME + f"status = 'failed' AND ? > CASE WHEN {_PAID} THEN 1 ELSE 0 END"
-#: What was paid for stays known, also what came with an earlier part than the last.
-_KEPT = f"CASE WHEN {_PAID} OR result_part <> part_number THEN {{}} END"
-_MOVE = (
-    "UPDATE raif_entry SET status = 'pending', reason = NULL, error = NULL, is_repeatable = '0',"
-    " part_number = ?, request_offset = ?, request_length = ?, "
-    + ", ".join(f"{name} = {_KEPT.format(name)}" for name in ("result_part", "result_offset", "result_length"))
-    + " WHERE batch_key = ? AND idx = ? AND status = 'failed'"
+_SET_UNPAID = ", ".join(
+    [f"{name} = {{{name}}}" for name in _OUTCOME_COLUMNS]
+    + [
+        f"{name} = CASE WHEN raif_entry.result_part IS NULL THEN {{{name}}} ELSE raif_entry.{name} END"
+        for name in _RESULT_COLUMNS
+    ]
 )
-
-
-def _run_many(connection: Connection, statement: str, rows: list[tuple[Any, ...]]) -> int:
-    # Past SQLAlchemy's compiler, which costs more per row than the database does.
-    if connection.dialect.name == "postgresql":
-        statement = statement.replace("?", "%s")
-    return connection.exec_driver_sql(statement, rows).rowcount
+#: What was paid for stays known, also what came with an earlier part than the last.
+_SET_MOVED = (
+    "status = 'pending', reason = NULL, error = NULL, is_repeatable = '0', part_number = {part_number},"
+    " request_offset = {request_offset}, request_length = {request_length}, "
+) + ", ".join(
+    f"{name} = CASE WHEN NOT {_WAS_UNPAID} OR raif_entry.result_part <> raif_entry.part_number"
+    f" THEN raif_entry.{name} END"
+    for name in ("result_part", "result_offset", "result_length")
+)
 
 
 def add(connection: Connection, batch_key: int, rows: Sequence[NewEntry]) -> None:
     """Insert entries; the custom_ids of a chunk differ among themselves already."""
     if rows:
-        _run_many(connection, _INSERT, [(batch_key, *row) for row in rows])
+        pending = EntryStatus.PENDING.value
+        bulk.insert(connection, _NEW_COLUMNS, [(batch_key, *row, pending) for row in rows])
 
 
 def check_chunk(rows: Sequence[NewEntry]) -> None:
@@ -115,6 +108,8 @@ def record(connection: Connection, batch_key: int, outcomes: Sequence[EntryOutco
 
     Of several outcomes of one entry the best one stays, whichever comes first.
     """
+    # SQLite's driver looks for adapters of every value that is neither a text nor a plain number.
+    flag = bool if connection.dialect.name == "postgresql" else int
     rows: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     for each in outcomes:
         usage, cost = each.usage, each.cost
@@ -123,17 +118,21 @@ def record(connection: Connection, batch_key: int, outcomes: Sequence[EntryOutco
             usage.reasoning_tokens, usage.cache_write_1h_tokens,
         )  # fmt: skip
         rows[_worth(each)].append((
-            each.status, each.reason, kept_text(each.error), each.part_number, each.offset, each.length, *tokens,
-            cost.batch, cost.standard, cost.is_estimated, each.is_repeatable, batch_key, each.index, each.part_number,
+            batch_key, each.index, each.part_number, each.status, each.reason, kept_text(each.error),
+            flag(each.is_repeatable), each.part_number, each.offset, each.length, *tokens, cost.batch, cost.standard,
+            flag(cost.is_estimated),
         ))  # fmt: skip
-    statements = (_UPDATE_UNPAID, _UPDATE, _UPDATE)
-    written = [0, 0, 0]
-    for worth in (2, 1, 0):
+    names = ("batch_key", "idx", "part_number", *_OUTCOME_COLUMNS, *_RESULT_COLUMNS)
+    written = 0
+    for worth, values in ((2, _SET), (1, _SET), (0, _SET_UNPAID)):
         if rows[worth]:
-            written[worth] = _run_many(connection, statements[worth], rows[worth])
-            if worth and written[worth] < len(rows[worth]):
-                _run_many(connection, _UPDATE_WORSE, [(*row, worth) for row in rows[worth]])
-    return sum(written)
+            new = bulk.Values(connection, names, rows[worth])
+            count = new.update(values, _IS_PENDING)
+            if worth and count < len(rows[worth]):
+                # An answer takes the place of a failure of the same part, one that was paid for of one that was not.
+                new.update(values, _IS_FAILED if worth == 2 else f"{_IS_FAILED} AND {_WAS_UNPAID}")
+            written += count
+    return written
 
 
 def _worth(outcome: EntryOutcome) -> int:
@@ -215,7 +214,8 @@ def repeatable(connection: Connection, batch_key: int, reasons: Sequence[str], s
 
 def move(connection: Connection, batch_key: int, moved: Sequence[Moved]) -> int:
     """Make failed entries pending in other parts; an answer that was paid for stays known until a better one comes."""
-    return _run_many(connection, _MOVE, [(*each[1:], batch_key, each[0]) for each in moved])
+    new = bulk.Values(connection, _MOVED_COLUMNS, [(batch_key, *each) for each in moved])
+    return new.update(_SET_MOVED, _IS_ENTRY + "'failed'")
 
 
 def page(connection: Connection, batch_key: int, start: int, size: int) -> list[EntryRow]:
