@@ -28,6 +28,8 @@ class _Look:
     #: Lines that do not end as a row does.
     broken: int = 0
     has_row: bool = False
+    #: Whether the batch is at least named in it, if only in what is left of a row.
+    is_of_batch: bool = False
     head: bytes = b""
 
 
@@ -47,7 +49,7 @@ def download_results(runtime: Runtime, batch: Batch, part: Part, file: IO[bytes]
         if not look.lines and (may_be_gone(runtime, part) or not _should_have_results(part, state)):
             return
         if look == before:
-            if look.has_row:
+            if look.is_of_batch:
                 return
             break
         before = look
@@ -80,6 +82,7 @@ def _copy(runtime: Runtime, batch: Batch, state: PartState, file: IO[bytes]) -> 
         look.lines += 1
         if not line.endswith(b"}"):
             look.broken += 1
+        look.is_of_batch = look.is_of_batch or prefix.encode() in line
         if not look.has_row:
             look.head = look.head or line[:60]
             look.has_row = _is_row(runtime, prefix, line)

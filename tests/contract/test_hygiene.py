@@ -310,6 +310,16 @@ def test_a_page_in_place_of_results(life, page):
     assert life.creates == 1
 
 
+def test_nothing_but_a_torn_row(life):
+    """It is the same at each download and names the batch, so it is what the provider has: the task comes to an end."""
+    (line,) = life.end(1)
+    life.write(line[:-40])
+    (row,) = life.fetch()
+    assert (row["status"], row["reason"]) == ("failed", "invalid_output")
+    assert life.kept.rstrip() == line[:-40]
+    assert life.creates == 1
+
+
 def test_the_results_of_another_batch(life):
     """Whatever mixed them up, they are not this batch's, so none of its rows is missing."""
     lines = life.end()
