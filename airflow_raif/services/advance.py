@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from airflow_raif.domain.batch import Batch, PartState
+from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import BatchNotFoundError, RejectedError
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.services.fetch import fetch_batch_results
+from airflow_raif.services.fetch import fetch_ended_parts
 from airflow_raif.services.rounds import open_round
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.stragglers import send_stragglers
@@ -38,9 +38,13 @@ def advance_batch(runtime: Runtime, batch_id: str, *, may_repeat: bool = True) -
         batch = runtime.store.get_batch(batch_id) if pending else batch
         if not batch.status.is_terminal:
             return batch
-        batch = fetch_batch_results(runtime, batch_id)
-        if not may_repeat or not open_round(runtime, batch):
-            return batch
+        batch = fetch_ended_parts(runtime, batch_id)
+        if may_repeat and batch.results_fetched_at is not None:
+            open_round(runtime, batch)
+        # Another attempt may have opened it, too, also before the results were fetched.
+        latest = runtime.store.get_batch(batch_id)
+        if latest.results_fetched_at is not None:
+            return latest
 
 
 def _submit(runtime: Runtime, batch: Batch) -> None:
@@ -49,11 +53,7 @@ def _submit(runtime: Runtime, batch: Batch) -> None:
         submit_pending(runtime, batch)
     except (RejectedError, BatchNotFoundError) as error:
         batch = runtime.store.get_batch(batch.batch_id)
-        pending = [part for part in batch.parts if part.status is BatchStatus.PENDING]
-        if not all(part.round for part in pending):
+        if not all(part.round for part in batch.parts if part.status is BatchStatus.PENDING):
             raise
         log.warning("Round of batch %s cannot be submitted and is given up: %s", batch.batch_id, error)
-        refused = PartState(
-            provider_batch_id="", status=BatchStatus.FAILED, raw_status="never submitted", error=str(error)
-        )
-        runtime.store.record_states({part.id: refused for part in pending}, runtime.clock())
+        runtime.store.fail_unsent_round(batch, str(error), runtime.clock())

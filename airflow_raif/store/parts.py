@@ -92,20 +92,28 @@ def clear_intent(connection: Connection, part_id: int, at: datetime) -> None:
     """Note that the create whose intent was recorded at this time made nothing; a part that is to stop is canceled."""
     where = (part_table.c.id == part_id, part_table.c.provider_batch_id.is_(None))
     connection.execute(update(part_table).where(*where, part_table.c.intent_at == at).values(intent_at=None))
-    _cancel_unsent(connection, *where, part_table.c.raw_status == CANCEL_REQUESTED, at=at)
+    _end_unsent(connection, *where, part_table.c.raw_status == CANCEL_REQUESTED, status=BatchStatus.CANCELED, at=at)
 
 
 def request_cancel(connection: Connection, batch: Batch, at: datetime) -> None:
     """Cancel the parts of which nothing was sent, and note on those that run, unless they stop, that they are to."""
     columns = part_table.c
     mine = columns.batch_key == batch.id
-    _cancel_unsent(connection, mine, at=at)
+    _end_unsent(connection, mine, status=BatchStatus.CANCELED, at=at)
     is_told = func.lower(func.coalesce(columns.raw_status, "")).contains("cancel")
     statement = update(part_table).where(mine, columns.status.not_in(TERMINAL), ~is_told)
     connection.execute(statement.values(raw_status=CANCEL_REQUESTED))
 
 
-def _cancel_unsent(connection: Connection, *where: ColumnElement[bool], at: datetime) -> None:
+def fail_unsent_round(connection: Connection, batch: Batch, error: str, at: datetime) -> None:
+    """Give up the parts of a round of which nothing was sent; what may be at the provider is not among them."""
+    mine = (part_table.c.batch_key == batch.id, part_table.c.round > 0)
+    _end_unsent(connection, *mine, status=BatchStatus.FAILED, error=kept_text(error), at=at)
+
+
+def _end_unsent(
+    connection: Connection, *where: ColumnElement[bool], status: BatchStatus, at: datetime, error: str | None = None
+) -> None:
     statement = (
         update(part_table)
         .where(
@@ -115,7 +123,7 @@ def _cancel_unsent(connection: Connection, *where: ColumnElement[bool], at: date
             part_table.c.intent_at.is_(None),
             part_table.c.synchronous_calls == 0,
         )
-        .values(status=BatchStatus.CANCELED.value, raw_status="never submitted", ended_at=at)
+        .values(status=status.value, raw_status="never submitted", error=error, ended_at=at)
         .returning(part_table.c.batch_key)
     )
     update_batches(connection, set(connection.scalars(statement)), at)

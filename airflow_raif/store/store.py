@@ -245,6 +245,11 @@ class Store(Database):
             parts.request_cancel(connection, batch, at)
             return batches.get(connection, batch.batch_id)
 
+    def fail_unsent_round(self, batch: Batch, error: str, at: datetime) -> None:
+        """Note that the provider refuses what of a batch's round was not sent yet."""
+        with self._transaction() as connection:
+            parts.fail_unsent_round(connection, batch, error, at)
+
     def record_states(self, states: Mapping[int, PartState], at: datetime) -> list[str]:
         """Note what the provider says of many parts, and what follows for their batches.
 

@@ -12,7 +12,9 @@ from airflow_raif.emulator.faults import HttpFault, RowFault
 from airflow_raif.services.advance import advance_batch
 from airflow_raif.services.apply import apply_results
 from airflow_raif.services.cancel import cancel_batch
+from airflow_raif.services.fetch import fetch_batch_results
 from airflow_raif.services.poll import fetch_batch_status
+from airflow_raif.services.rounds import open_round
 from airflow_raif.services.start import start_batch
 from airflow_raif.spool.files import requests_file
 from tests.support import ANSWER, CLAIM, PROVIDERS, defaults_of, folder, read_rows, rows, runtime_of
@@ -226,11 +228,28 @@ def test_a_refused_round_costs_no_answer_of_the_first(provider, runtime, emulato
     assert found[0]["error"]["message"]
 
 
+def test_a_refused_round_keeps_what_may_be_at_the_provider(provider, emulator, store, tmp_path):
+    """Of its two parts the first is refused, and the second was made by an attempt that died: that one is found."""
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[0], batches=2))
+    with runtime_of(provider, emulator.url, store, tmp_path, limits={"max_requests": 1}) as runtime:
+        batch = start_batch(runtime, lambda: rows(2), defaults=defaults_of(provider), claim=CLAIM)
+        fetch_batch_status(runtime, batch.batch_id)
+        assert open_round(runtime, fetch_batch_results(runtime, batch.batch_id))
+        batch = store.get_batch(batch.batch_id)
+        last = batch.parts[3]
+        spooled = runtime.spooled_part(batch, last)
+        store.record_upload(last.id, runtime.adapter.upload(runtime.transport, spooled))
+        assert store.record_intent(last.id, runtime.clock())
+        runtime.adapter.create(runtime.transport, spooled, store.get_batch(batch.batch_id).parts[3].input_ref)
+        emulator.state.faults.http.append(HttpFault(route=f"{provider}.batches.create", status=400, times=2))
+        while not (batch := advance_batch(runtime, batch.batch_id)).status.is_terminal:
+            fetch_batch_status(runtime, batch.batch_id)
+        assert [row["status"] for row in results(runtime, batch, tmp_path)] == ["failed", "completed"]
+    assert emulator.state.creates[provider] == 3
+
+
 def test_two_processes_open_one_round(provider, runtime, emulator, store):
     """The second finds the round of the first."""
-    from airflow_raif.services.fetch import fetch_batch_results
-    from airflow_raif.services.rounds import open_round
-
     emulator.state.faults.rows.append(RowFault(kind="missing", rows=[0], batches=1))
     batch = start_batch(runtime, lambda: rows(3), defaults=defaults_of(provider), claim=CLAIM)
     fetch_batch_status(runtime, batch.batch_id)

@@ -183,6 +183,19 @@ def test_both_open_a_round(provider, runtime, emulator, store, tmp_path, monkeyp
     assert emulator.state.creates[provider] == 2
 
 
+@pytest.mark.parametrize("step", ["mark_fetched", "open_round"])
+def test_the_other_opens_a_round_while_one_advances(provider, runtime, emulator, store, tmp_path, monkeypatch, step):
+    """The batch is not over for either of them, and nothing is sent twice."""
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[1], batches=1))
+    batch = ended(runtime, 3)
+    first(monkeypatch, store, step, lambda: advance_batch(runtime, batch.batch_id))
+    assert not advance_batch(runtime, batch.batch_id).status.is_terminal
+    fetch_batch_status(runtime, batch.batch_id)
+    assert advance_batch(runtime, batch.batch_id).status.is_terminal
+    assert statuses(runtime, batch, tmp_path) == ["completed"] * 3
+    assert emulator.state.creates[provider] == 2
+
+
 def test_one_applies_while_the_other_opens_a_round(provider, runtime, emulator, store, tmp_path, monkeypatch):
     """What it wrote is not all, so it does not count as applied; what the round brings is in the file at the end."""
     emulator.state.faults.rows.append(RowFault(kind="missing", rows=[1], batches=1))
