@@ -44,7 +44,7 @@ def check(plan: Plan, store: Store, world: World, report: Report, history: list[
     for bad in history:
         if ": broken" in bad or (": fatal" in bad and not bad.startswith("zombie")):
             figures.wrong.append(bad)
-    batches = batches_of(plan, store)
+    batches = batches_of(world, store)
     _count_creates(figures, batches, world, report)
     if not is_done or not batches:
         return figures
@@ -59,9 +59,9 @@ def check(plan: Plan, store: Store, world: World, report: Report, history: list[
     return figures
 
 
-def batches_of(plan: Plan, store: Store) -> list[Batch]:
+def batches_of(world: World, store: Store) -> list[Batch]:
     """Return every batch that the task instance ever had, oldest first."""
-    claim = claim_of(plan)
+    claim = claim_of(world)
     with store._transaction() as connection:
         ids = connection.scalars(
             text("SELECT batch_id FROM raif_batch WHERE dag_id = :dag AND run_id = :run ORDER BY id"),

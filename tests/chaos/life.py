@@ -24,8 +24,8 @@ class Outcome:
     figures: Figures = field(default_factory=Figures)
     met: list[str] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
-    #: Steps of each try.
-    steps: list[int] = field(default_factory=list)
+    #: Steps and writes of each try.
+    steps: list[tuple[int, int]] = field(default_factory=list)
     log: str = ""
 
 
@@ -72,9 +72,14 @@ class Life:
             work = deferred_try(self._batch_id)
         twin = fork(self._plan, self._world, work) if attempt.twin else None
         tried = fork(
-            self._plan, self._world, work,
-            kill_at=attempt.kill_at, hold_at=attempt.hold_at, holds_outside=not attempt.restart,
-        )  # fmt: skip
+            self._plan,
+            self._world,
+            work,
+            kill_at=attempt.kill_at,
+            kill_after_write=attempt.kill_after_write,
+            hold_at=attempt.hold_at,
+            holds_outside=not attempt.restart,
+        )
         if attempt.cancel and self._batch_id is not None:
             self._is_canceled = True
             self._note(fork(self._plan, self._world, cancel_try(self._batch_id)).wait(), "cancel")

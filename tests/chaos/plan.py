@@ -25,6 +25,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     """What happens to one try of the task."""
 
     kill_at: int = 0
+    #: Killed right after so many writes.
+    kill_after_write: int = 0
     #: Held at this step while the next tries run, then let go.
     hold_at: int = 0
     #: Tries during which it is held.
@@ -69,7 +71,7 @@ class Plan(msgspec.Struct, kw_only=True):
 
 def draw(seed: int, provider: str, store: str) -> Plan:
     """Draw a life."""
-    dice = random.Random(f"{seed} {provider}")
+    dice = random.Random(f"{seed} {provider} {store}")
     plan = Plan(
         seed=seed,
         provider=provider,

@@ -37,7 +37,7 @@ KINDS = (
     "reset_in_upload",  # the connection breaks in the middle of the request's body
     "lost_reply",  # the connection breaks after the provider did it
     "429",
-    "429_retry_after",
+    "429_hint",
     "500",
     "529",
     "500_after",
@@ -92,6 +92,7 @@ class FaultProxy:
         self.calls: list[Call] = []
         #: Seconds that the provider's Date header is off its clock; None: it has no such header.
         self.date_skew: float | None = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> int:
         """Serve on a free loopback port; return it."""
@@ -111,6 +112,10 @@ class FaultProxy:
         return ""
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while await self._one(reader, writer):
                 pass
@@ -199,7 +204,7 @@ def _answer_instead(kind: str) -> tuple[int, dict[str, str], bytes] | None:
     page, data = {"content-type": "text/html; charset=utf-8"}, {"content-type": "application/json"}
     return {
         "429": (429, data, b'{"error": {"message": "Slow down", "type": "rate_limit_error"}}'),
-        "429_retry_after": (429, {**data, "retry-after": "17"}, b'{"error": {"message": "Slow down"}}'),
+        "429_hint": (429, {**data, "retry-after": "17"}, b'{"error": {"message": "Slow down"}}'),
         "500": (500, data, b'{"error": {"message": "The server had an error"}}'),
         "529": (529, data, b'{"error": {"message": "Overloaded", "type": "overloaded_error"}}'),
         "html_502": (502, page, HTML),

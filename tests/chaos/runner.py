@@ -60,6 +60,7 @@ class Runner:
         self._offset: Any = get_context("fork").Value("d", 0.0, lock=False)
         self._provider = Provider(self._offset)
         warm_up()
+        self._lives = 0
         self._addresses: dict[str, str] = {}
         self._stores: dict[str, Store] = {}
         self._server: PostgresServer | None = None
@@ -96,7 +97,8 @@ class Runner:
     def live(self, plan: Plan) -> Outcome:
         """Run one life."""
         home = self.home / "life"
-        world = World(self._provider.url, self._addresses[plan.store], home, self._offset)
+        self._lives += 1
+        world = World(f"life {self._lives}", self._provider.url, self._addresses[plan.store], home, self._offset)
         store = self._stores[plan.store]
         # A connection that a fork would share is closed before.
         store.close()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 import httpx
+from sqlalchemy import event
 
 from airflow_raif.adapters.base import Request, Response
 from airflow_raif.adapters.http import HttpTransport
@@ -24,22 +25,27 @@ class Steps:
         self,
         *,
         kill_at: int = 0,
+        kill_after_write: int = 0,
         hold_at: int = 0,
         holds_outside: bool = True,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.count = 0
+        #: Counts the steps after which something is different outside of this process.
+        self.writes = 0
         self.transactions = 0
         self._kill_at = kill_at
+        self._kill_after_write = kill_after_write
         self._hold_at = hold_at
         # Whoever holds a lock in its sleep stops everybody.
         self._holds_outside = holds_outside
         self._tell = tell
 
-    def __call__(self, label: str) -> None:
+    def __call__(self, label: str, *, is_write: bool = False) -> None:
         """Take a step."""
         self.count += 1
-        if self.count == self._kill_at:
+        self.writes += is_write
+        if self.count == self._kill_at or (is_write and self.writes == self._kill_after_write):
             self._tell(f"killed {label}")
             os.kill(os.getpid(), signal.SIGKILL)
         if self._hold_at and self.count >= self._hold_at and not (self.transactions and self._holds_outside):
@@ -52,11 +58,20 @@ class SteppedStore(Store):
     """A store whose transactions are steps."""
 
     steps: Steps
+    _has_written = False
+
+    def watch(self) -> None:
+        """Tell transactions that write from those that only read."""
+
+        @event.listens_for(self._engine, "before_cursor_execute")
+        def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            self._has_written = self._has_written or statement.startswith(("INSERT", "UPDATE", "DELETE"))
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
         name = sys._getframe(2).f_code.co_name
         self.steps(f"before {name}")
+        self._has_written = False
         with super()._transaction() as connection:
             self.steps.transactions += 1
             try:
@@ -64,7 +79,7 @@ class SteppedStore(Store):
                 self.steps(f"before the commit of {name}")
             finally:
                 self.steps.transactions -= 1
-        self.steps(f"after {name}")
+        self.steps(f"after {name}", is_write=self._has_written)
 
 
 class SteppedTransport(HttpTransport):
@@ -79,7 +94,7 @@ class SteppedTransport(HttpTransport):
         what = f"{request.method} {request.path}"
         self._steps(f"before {what}")
         response = super()._open(request)
-        self._steps(f"after the head of {what}")
+        self._steps(f"after the head of {what}", is_write=request.method != "GET")
         return response
 
     def _send_once(self, request: Request) -> Response:
@@ -117,4 +132,8 @@ class SteppedFolder(Folder):
         with super().write(name, **options) as file:
             yield file
             self.steps(f"before {name} is renamed")
-        self.steps(f"after {name} is renamed")
+        self.steps(f"after {name} is renamed", is_write=True)
+
+    def rename(self, name: str, new_name: str) -> None:
+        super().rename(name, new_name)
+        self.steps(f"after {name} is renamed", is_write=True)

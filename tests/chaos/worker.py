@@ -55,6 +55,8 @@ def warm_up() -> None:
 class World:
     """What the tries of a life share: store, provider, files and a clock that is moved on."""
 
+    #: The run of the task, which no other life has.
+    run: str
     provider_url: str
     store_address: str
     home: Path
@@ -95,14 +97,15 @@ class Try:
         return self.wait()
 
     @property
-    def steps(self) -> int:
-        """How many steps it took."""
-        return next((int(each.split()[2]) for each in self.lines if each.startswith("# steps")), 0)
+    def steps(self) -> tuple[int, int]:
+        """How many steps, and writes, it took."""
+        _, _, count, writes = next((each for each in self.lines if each.startswith("# steps")), "# steps 0 0").split()
+        return int(count), int(writes)
 
 
-def claim_of(plan: Plan) -> Claim:
+def claim_of(world: World) -> Claim:
     """Return the task instance of a life."""
-    return Claim("chaos", f"{plan.provider} {plan.seed}", "task", -1)
+    return Claim("chaos", world.run, "task", -1)
 
 
 def fork(plan: Plan, world: World, work: Callable[[Plan, World, Runtime], str], **steps: Any) -> Try:
@@ -132,7 +135,7 @@ def _run(plan: Plan, world: World, work: Callable[..., str], pipe: int, given: d
                 said = work(plan, world, transport)
         except RaifError as error:
             said = f"{'retry' if error.retryable else 'fatal'}: {type(error).__name__}: {error}"
-        tell(f"# steps {steps.count}")
+        tell(f"# steps {steps.count} {steps.writes}")
         tell(said)
     except BaseException as error:
         log.exception("A worker broke")
@@ -156,6 +159,7 @@ class _runtime:
         self._transport = SteppedTransport(steps, adapter, client=client, sleep=lambda _: None)
         self._store = SteppedStore(make_engine(parse_url(world.store_address)), wait_seconds=60)
         self._store.steps = steps
+        self._store.watch()
         spool = folder_of(world.home / "spool", steps)
         self._runtime = Runtime(
             store=self._store, adapter=adapter, transport=self._transport, spool=spool, conn_id="chaos",
@@ -188,7 +192,7 @@ def whole_try(plan: Plan, world: World, runtime: Runtime) -> str:
         runtime,
         lambda: rows(plan.rows),
         defaults=defaults_of(plan.provider, output_schema=ANSWER if plan.has_schema else None),
-        claim=claim_of(plan),
+        claim=claim_of(world),
         round_policy=policy,
     )
     return _go_on(world, runtime, batch)
