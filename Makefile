@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_SYSTEM_CERTS := 1
 export UV_NATIVE_TLS := 1
 
-.PHONY: setup demo test e2e test-oldest coverage lint bench constraints postgres clean
+.PHONY: setup demo test e2e chaos test-oldest coverage lint bench constraints postgres clean
 
 setup: $(VENV)/.installed
 
@@ -31,6 +31,10 @@ test: setup postgres
 # Real Airflow, its processes killed, frozen and restarted, every case.
 e2e: setup postgres
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+# Thousands of batch lives under random faults; prints what came of each fault.
+chaos: setup postgres
+	$(BIN)/python -m tests.chaos --lives 5000 $(ARGS)
 
 # The tests that meet Airflow and the SDKs, on the oldest Airflow supported and the SDKs' generation before.
 test-oldest:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from tests.chaos.life import Outcome
 from tests.chaos.plan import Attempt, Plan
 from tests.chaos.provider import Behaviour
 from tests.chaos.runner import Runner
@@ -31,3 +32,16 @@ def crash_points(runner: Runner, plan: Plan, *, every_step: bool) -> Iterator[Pl
         for place in range(1, (steps if every_step else writes) + 1):
             crash = Attempt(kill_at=place) if every_step else Attempt(kill_after_write=place)
             yield msgspec.structs.replace(plan, attempts=[*before, crash])
+
+
+def die_everywhere(provider: str, store: str, *, every_step: bool = False) -> list[Outcome]:
+    """Live the eventful lives once for each place to die at."""
+    runner = Runner((store,))
+    try:
+        return [
+            runner.live(each)
+            for plan in eventful(provider, store)
+            for each in crash_points(runner, plan, every_step=every_step)
+        ]
+    finally:
+        runner.close()
