@@ -74,7 +74,7 @@ class SharedPoller:
         """
         watch = self._watches.get(batch_id)
         if watch is None:
-            watch = self._watches[batch_id] = self._start(Schedule.starting(tuple(intervals), monotonic()))
+            watch = self._watches[batch_id] = self._start(Schedule.starting(intervals, monotonic()))
         future: asyncio.Future[BatchStatus] = asyncio.get_running_loop().create_future()
         watch.waiters.add(future)
         try:

@@ -12,6 +12,8 @@ SPREAD = 0.1
 #: After this part of its interval a batch is asked about when others are. With a half or less, batches whose times
 #: differ at first come together after a few ticks, and stay together.
 RIPE = 0.5
+#: No interval is shorter, so that one of 0 does not ask without a pause.
+SHORTEST_SECONDS = 0.01
 
 
 def spread(seconds: float) -> float:
@@ -41,6 +43,7 @@ class Schedule:
     @classmethod
     def starting(cls, intervals: Sequence[float], now: float) -> Schedule:
         """Begin one whose first poll comes soon."""
+        intervals = tuple(max(each, SHORTEST_SECONDS) for each in intervals)
         return cls(intervals, now, now + spread(intervals[0]))
 
     @property

@@ -28,6 +28,15 @@ def test_intervals_follow_each_other_and_the_last_repeats():
     assert waits == pytest.approx([60, 120, 300, 300, 300])
 
 
+def test_an_interval_of_nothing_is_no_busy_loop():
+    """Whatever was configured, there is a pause."""
+    schedule = Schedule.starting((0.0, -5.0), 0.0)
+    for _ in range(3):
+        schedule.answered(schedule.due_at, 1.0)
+    assert schedule.rest > 0
+    assert schedule.due_at > 0.02
+
+
 def test_an_early_poll_does_not_move_the_schedule_on():
     """A batch that is asked about along with others keeps its interval."""
     schedule = Schedule.starting(INTERVALS, 0.0)
