@@ -266,6 +266,10 @@ class Cluster(Airflow):
             if is_wanted:
                 process.kill()
 
+    def worker_of(self, task: dict[str, Any]) -> psutil.Process:
+        """Return the own process of a running task instance."""
+        return self._worker_of(task)[1]
+
     def _worker_of(self, task: dict[str, Any]) -> tuple[psutil.Process, psutil.Process]:
         assert isinstance(task["pid"], int), task
         runner = psutil.Process(task["pid"])

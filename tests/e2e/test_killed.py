@@ -30,9 +30,9 @@ def provider_of() -> Iterator:
         def provider(name: str, case: str) -> Provider:
             return made[name, case]
 
-        for case in ("killed", "cleared", "frozen", "asleep", "restarted", "backfilled"):
+        for case in ("killed", "cleared", "ended", "frozen", "asleep", "restarted", "backfilled"):
             for name in PROVIDERS if case == "killed" else ("openai",):
-                is_cut = (name, case) == ("openai", "killed")
+                is_cut = name == "openai" and case in ("killed", "ended")
                 made[name, case] = Provider(name, f"{name}_{case}", part_rows=20 if is_cut else 1000)
                 stack.enter_context(made[name, case].server)
         provider.all = list(made.values())  # type: ignore[attr-defined]
@@ -146,6 +146,32 @@ def test_clear_keeps_and_mark_failed_cancels(cluster, provider_of):
     openai.finish()
     assert cluster.end_of(MAPPED, "run") == "success"
     assert (openai.creates, openai.cancels) == (5, 3)
+
+
+def test_a_task_that_is_ended_while_it_submits(cluster, provider_of):
+    """Cleared, it goes on behind what was sent; marked failed, what was sent is canceled and no more is sent."""
+    openai = provider_of("openai", "ended")
+    with openai.holding("batches.create", "after", skip=1):
+        cluster.trigger(ONE, "cleared", openai)
+        eventually(lambda: openai.creates == 2, "the second of three creates")
+        worker = cluster.worker_of(cluster.until("running", ONE, "cleared", "infer"))
+        cluster.clear(ONE, "cleared", "infer")
+        eventually(lambda: not worker.is_running(), "the end of the worker whose task was cleared")
+    cluster.until("deferred", ONE, "cleared", "infer")
+    assert (openai.creates, openai.cancels) == (3, 0)
+    with openai.holding("batches.create", "after", skip=1):
+        cluster.trigger(ONE, "failed", openai)
+        eventually(lambda: openai.creates == 5, "the second of three creates")
+        worker = cluster.worker_of(cluster.until("running", ONE, "failed", "infer"))
+        cluster.mark_failed(ONE, "failed", "infer")
+        eventually(lambda: not worker.is_running(), "the end of the worker whose task was marked failed")
+    assert (openai.creates, openai.cancels) == (5, 2)
+    cluster.clear(ONE, "failed", "infer")
+    cluster.until("deferred", ONE, "failed", "infer")
+    assert (openai.creates, openai.cancels) == (8, 2)
+    openai.finish()
+    check(cluster, ONE, "cleared", "infer")
+    check(cluster, ONE, "failed", "infer")
 
 
 @pytest.mark.slow
