@@ -17,7 +17,7 @@ __all__ = [
     "AirflowNotFoundException",
     "aask_database",
     "ask_database",
-    "task_is_finished",
+    "ended_state",
     "task_is_over",
     "task_state",
 ]
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 _FINISHED = frozenset(("failed", "success", "skipped", "removed", "upstream_failed"))
 
 
-async def task_is_finished(task_instance: Any) -> bool:
-    """Whether a trigger's task instance has really ended.
+async def ended_state(task_instance: Any) -> str | None:
+    """Return the state that a trigger's task instance has really ended in; ``None``: it has not, or cannot be told.
 
     ``on_kill`` also runs when a triggerer lost its lease or the task was cleared; then the batch must live on.
     """
@@ -46,17 +46,32 @@ async def task_is_finished(task_instance: Any) -> bool:
         )
     )
     if not isinstance(answer, TaskStatesResult):
-        return False
+        return None
     claim = Claim(task_instance.dag_id, task_instance.run_id, task_instance.task_id, map_index)
-    return _state_of(claim, answer.task_states) in _FINISHED
+    state = _state_of(claim, answer.task_states)
+    return state if state in _FINISHED else None
 
 
 def task_is_over(task_instance: Any, claim: Claim) -> bool:
-    """Whether the task instance that this worker runs has really ended; as :func:`task_is_finished`.
+    """Whether the task instance that this worker runs has really ended, and was not given to another worker.
 
-    A worker is told to end also when its task was cleared, or its host is shut down.
+    A worker is told to end also when its task was cleared, its host is shut down, or it was silent for so long that a
+    retry took its place; that retry may even have succeeded, and its batch is not this worker's to cancel any more.
     """
-    return task_state(task_instance, claim) in _FINISHED
+    return _is_current(task_instance) and task_state(task_instance, claim) in _FINISHED
+
+
+def _is_current(task_instance: Any) -> bool:
+    """Whether Airflow still knows this try: each has an id of its own, and the last one's counts."""
+    from airflow.sdk.execution_time.comms import ValidateInletsAndOutlets
+
+    try:
+        # A question that is put by the id, and changes nothing.
+        _supervisor().send(ValidateInletsAndOutlets(ti_id=task_instance.id))
+    except AirflowRuntimeError as error:
+        log.info("This try of the task has been given up: %s", error)
+        return False
+    return True
 
 
 def task_state(task_instance: Any, claim: Claim) -> str | None:

@@ -105,6 +105,8 @@ class Patience:
     poll_interval: float | None = None
     cancel_on_timeout: bool = True
     cancel_on_kill: bool = True
+    #: See :class:`~airflow_raif.triggers.batch.BatchTrigger`.
+    cancel_on_success: bool = True
 
     def end_time(self, batch: Batch) -> float:
         """Return when time is up, in Unix seconds."""
@@ -225,6 +227,7 @@ def _defer(
         poll_intervals=poll_intervals(patience.poll_interval),
         min_dwell=min_dwell,
         cancel_on_kill=patience.cancel_on_kill,
+        cancel_on_success=patience.cancel_on_success,
     )
     # The trigger's own deadline comes first; Airflow's is for a trigger that hangs.
     operator.defer(

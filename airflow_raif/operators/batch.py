@@ -25,6 +25,8 @@ class _RequestsOperator(EndsItsBatch, BaseOperator):
     """Arguments that describe requests, and starting a batch of them."""
 
     template_fields: Sequence[str] = ("conn_id", "model", "endpoint", "batch_metadata")
+    #: Whether the task succeeds while its batch runs.
+    _leaves_batch_running = False
 
     def __init__(
         self,
@@ -103,7 +105,9 @@ class _RequestsOperator(EndsItsBatch, BaseOperator):
         from airflow_raif.hooks.runtime import open_runtime
 
         claim = self._begin(context)
-        patience = _waiting.Patience(cancel_on_kill=self.cancel_on_kill)
+        patience = _waiting.Patience(
+            cancel_on_kill=self.cancel_on_kill, cancel_on_success=not self._leaves_batch_running
+        )
         with open_runtime(self.conn_id, self.model, self._is_told_to_end) as runtime:
             while True:
                 try:
@@ -179,6 +183,8 @@ class SubmitBatchOperator(_RequestsOperator):
     :param deferrable: wait without a worker while the provider is away.
     :param cancel_on_kill: cancel the batch when a user ends the task, or its ``execution_timeout`` is over.
     """
+
+    _leaves_batch_running = True
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit and return the manifest."""

@@ -11,13 +11,18 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_raif.domain.errors import InvalidBatchError, RaifError
-from airflow_raif.hooks.airflow_compat import task_is_finished
+from airflow_raif.hooks.airflow_compat import ended_state
 from airflow_raif.hooks.runtime import cancel_from_trigger, shared_poller
 from airflow_raif.triggers.pace import take_turn
 
 log = logging.getLogger(__name__)
 #: Strong references: the supervisor cancels the task that runs ``on_kill`` again and again.
 _BACKGROUND: set[asyncio.Task[None]] = set()
+
+
+_ARGUMENTS = (
+    "conn_id", "batch_id", "model", "end_time", "poll_intervals", "min_dwell", "cancel_on_kill", "cancel_on_success",
+)  # fmt: skip
 
 
 class BatchTrigger(BaseTrigger):
@@ -33,6 +38,8 @@ class BatchTrigger(BaseTrigger):
     :param min_dwell: seconds before the first event. An event right after the deferral can meet a scheduler that
         has not seen the deferral yet and fails the task (Airflow 3.3).
     :param cancel_on_kill: cancel the batch when a user ends the waiting task.
+    :param cancel_on_success: also when it was ended as a success; not where the task succeeds while its batch runs,
+        since a triggerer that wakes after another took over cannot tell who ended it.
     """
 
     def __init__(
@@ -45,6 +52,7 @@ class BatchTrigger(BaseTrigger):
         poll_intervals: Sequence[float] = (60.0,),
         min_dwell: float = 0.0,
         cancel_on_kill: bool = True,
+        cancel_on_success: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
@@ -54,11 +62,11 @@ class BatchTrigger(BaseTrigger):
         self.poll_intervals = list(poll_intervals)
         self.min_dwell = min_dwell
         self.cancel_on_kill = cancel_on_kill
+        self.cancel_on_success = cancel_on_success
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what the triggerer makes it of again: ids and times, no secret."""
-        names = ("conn_id", "batch_id", "model", "end_time", "poll_intervals", "min_dwell", "cancel_on_kill")
-        return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
+        return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in _ARGUMENTS}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield the one event."""
@@ -91,7 +99,8 @@ class BatchTrigger(BaseTrigger):
         await asyncio.shield(task)
 
     async def _cancel_if_finished(self) -> None:
-        if self.task_instance is None or not await task_is_finished(self.task_instance):
+        state = None if self.task_instance is None else await ended_state(self.task_instance)
+        if state is None or (state == "success" and not self.cancel_on_success):
             return
         try:
             await cancel_from_trigger(self.conn_id, self.model, self.batch_id)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -95,6 +96,7 @@ def context() -> dict[str, Any]:
 
     pushed: dict[str, Any] = {}
     ti = SimpleNamespace(
+        id=uuid4(),
         dag_id="dag",
         run_id="run",
         task_id="task",
@@ -106,17 +108,27 @@ def context() -> dict[str, Any]:
 
 
 @pytest.fixture
-def answer_states(monkeypatch: pytest.MonkeyPatch, airflow_database: Any) -> Callable[[dict[str, str | None]], None]:
-    """Stand in for the supervisor that a worker and a triggerer ask about task states."""
+def answer_states(monkeypatch: pytest.MonkeyPatch, airflow_database: Any) -> Callable[..., None]:
+    """Stand in for the supervisor that a worker and a triggerer ask about task states.
+
+    ``given_up``: the try that asks is not the last one any more.
+    """
+    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
     from airflow.sdk.execution_time import task_runner
-    from airflow.sdk.execution_time.comms import TaskStatesResult
+    from airflow.sdk.execution_time.comms import ErrorResponse, TaskStatesResult
 
     others = task_runner.SUPERVISOR_COMMS.send
 
-    def answer(states: dict[str, str | None]) -> None:
+    def answer(states: dict[str, str | None], *, given_up: bool = False) -> None:
         def send(message: Any) -> Any:
             if type(message).__name__ == "GetTaskStates":
                 return TaskStatesResult(task_states={"run": states})
+            if type(message).__name__ == "ValidateInletsAndOutlets":
+                if given_up:
+                    raise AirflowRuntimeError(
+                        ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 404})
+                    )
+                return None
             return others(message)
 
         async def asend(message: Any) -> Any:

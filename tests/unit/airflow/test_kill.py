@@ -114,6 +114,19 @@ def test_a_clear_and_a_worker_that_goes_down_cancel_nothing(
     assert emulator.state.requests["openai.batches.cancel"] == 0
 
 
+@pytest.mark.parametrize("state", ["success", "failed"])
+def test_a_worker_that_was_given_up_cancels_nothing(emulator, raif_store, context, answer_states, at_create, state):
+    """A worker that was silent for so long that a retry took its place: what became of that is not its to end."""
+    answer_states({"task": state}, given_up=True)
+    operator = operator_of()
+    at_create(3, lambda: kill(operator), "after")
+    with pytest.raises(EndingError):
+        operator.execute(context)
+    ended()
+    assert emulator.state.creates["openai"] == 3
+    assert emulator.state.requests["openai.batches.cancel"] == 0
+
+
 def test_kill_without_leave_to_cancel(emulator, raif_store, context, answer_states, at_create):
     """cancel_on_kill=False keeps what runs; a task that is ended sends no more all the same."""
     answer_states({"task": "failed"})

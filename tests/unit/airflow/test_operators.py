@@ -316,6 +316,8 @@ def test_a_provider_that_is_away_at_the_submission_is_waited_out(emulator, provi
         with pytest.raises(TaskDeferred) as deferred:
             task.execute(context)
         assert deferred.value.trigger.min_dwell >= 300
+        # The one that submits succeeds while its batch runs, which tells nobody to cancel it.
+        assert deferred.value.trigger.cancel_on_success is (operator is BatchInferenceOperator)
     emulator.state.faults.http.clear()
     event = {"batch_id": deferred.value.trigger.batch_id, "status": "timeout"}
     manifest = getattr(task, deferred.value.method_name)(context, event)

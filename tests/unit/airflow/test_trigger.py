@@ -183,7 +183,7 @@ def test_serialised_form_makes_the_same_trigger():
     assert path == "airflow_raif.triggers.batch.BatchTrigger"
     assert BatchTrigger(**kwargs).serialize() == (path, kwargs)
     assert set(kwargs) == {
-        "conn_id", "batch_id", "model", "end_time", "poll_intervals", "min_dwell", "cancel_on_kill"
+        "conn_id", "batch_id", "model", "end_time", "poll_intervals", "min_dwell", "cancel_on_kill", "cancel_on_success"
     }  # fmt: skip
 
 
@@ -250,6 +250,18 @@ async def test_kill_while_the_provider_is_away(emulator_of, providers, answer_st
     emulator.state.faults.http.append(HttpFault(route="openai.*", status=500, times=-1))
     await trigger.on_kill()
     assert "may go on at the provider" in caplog.text
+
+
+@pytest.mark.parametrize(("state", "cancels"), [("success", 0), ("failed", 1)])
+async def test_kill_of_a_task_that_leaves_its_batch_running(emulator_of, providers, answer_states, state, cancels):
+    """A triggerer that wakes after the submission went on elsewhere, and succeeded, keeps the batch."""
+    emulator = emulator_of(progress=Progress.parse("polls:9999"))
+    providers(emulator)
+    trigger = trigger_of("openai", await asyncio.to_thread(submitted, "openai"), cancel_on_success=False)
+    trigger.task_instance = SimpleNamespace(dag_id="dag", run_id="run", task_id="submit", map_index=-1)
+    answer_states({"submit": state})
+    await trigger.on_kill()
+    assert emulator.state.requests["openai.batches.cancel"] == cancels
 
 
 async def test_kill_without_leave_to_cancel(emulator_of, providers, answer_states):
