@@ -27,6 +27,7 @@ class _Look:
     lines: int = 0
     #: Lines that do not end as a row does.
     broken: int = 0
+    #: Whether a row of the batch is in it, though it may be cut off.
     has_row: bool = False
     #: Whether the batch is at least named in it, if only in what is left of a row.
     is_of_batch: bool = False
@@ -94,7 +95,7 @@ def _is_row(runtime: Runtime, prefix: str, line: bytes) -> bool:
         result = runtime.adapter.apply_batch_result(line)
     except MalformedResponseError:
         return False
-    return index_of(result.wire_id, prefix) is not None and not is_unreadable(result)
+    return index_of(result.wire_id, prefix) is not None
 
 
 def _no_results(runtime: Runtime, part: Part, look: _Look, answered: int) -> str:

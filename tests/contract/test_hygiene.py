@@ -264,6 +264,14 @@ def test_a_row_that_names_its_entry_and_cannot_be_read(life, kind):
     assert life.creates == 1
 
 
+def test_the_only_row_is_cut(life):
+    """It is named, so the file is the batch's: this does not go on forever."""
+    (line,) = life.end(1)
+    life.write(line[: len(line) // 2])
+    (row,) = life.fetch()
+    assert (row["reason"], row["error"]["code"], life.creates) == ("invalid_output", "unreadable", 1)
+
+
 def test_an_unreadable_row_goes_out_again_if_the_user_wants_that(life):
     """As every answer that is no valid output."""
     lines = life.end(round_policy=RoundPolicy(repeat_invalid_output=True))
