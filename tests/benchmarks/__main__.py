@@ -22,6 +22,8 @@ REPOSITORY = Path(__file__).parents[2]
 WORKS = ("fetch-openai", "fetch-responses", "fetch-anthropic", "fetch-gemini", "submit-openai", "submit-anthropic")
 #: What the peer has no way to do.
 NOT_OF_PEER = frozenset(("fetch-responses", "fetch-gemini"))
+#: What ours may take, in CPU as a multiple of the floor's, and in memory above the imports.
+MOST_OF_FLOOR, MOST_MIB = 4.0, 64.0
 
 
 @contextlib.contextmanager
@@ -86,6 +88,7 @@ def main() -> int:
     table = Table(title=f"{options.rows:,} rows of 2 KB, medians of {options.runs} runs")
     for column in ("work", "ours s", "peer s", "floor s", "peer/ours", "ours/floor", "ours MiB", "peer MiB", "wall s"):
         table.add_column(column, justify="left" if column == "work" else "right")
+    is_good = True
     for work in options.works:
         sides = [side for side in options.sides if side != "peer" or (has_peer and work not in NOT_OF_PEER)]
         found = measure(work, sides, options.rows, options.runs)
@@ -97,12 +100,14 @@ def main() -> int:
         def ratio(above: dict[str, float], below: dict[str, float]) -> str:
             return f"{above['cpu'] / below['cpu']:.2f}" if above and below else ""
 
+        if ours and floor:
+            is_good &= ours["cpu"] <= MOST_OF_FLOOR * floor["cpu"] and ours["mib"] < MOST_MIB
         table.add_row(
             work, show(ours.get("cpu")), show(peer.get("cpu")), show(floor.get("cpu")), ratio(peer, ours),
             ratio(ours, floor), show(ours.get("mib"), 1), show(peer.get("mib"), 1), show(ours.get("wall")),
         )  # fmt: skip
     Console(width=120).print(table)
-    return 0
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from airflow_raif.demo.components import Airflow, DemoError, environment, free_p
 from airflow_raif.emulator.faults import HttpFault
 from airflow_raif.emulator.server import EmulatorServer
 from airflow_raif.emulator.settings import EmulatorSettings, Progress
+from airflow_raif.emulator.state import Batch
 from tests.postgres import PostgresServer
 from tests.support import MODELS, base_url, read_rows
 
@@ -71,9 +72,9 @@ class Provider:
         return {"conn_id": self.conn_id, "model": f"{self.name}:{MODELS[self.name]}"}
 
     @property
-    def looks(self) -> int:
-        """How often its batches were asked for."""
-        return sum(batch.looks for batch in self.state.batches[self.name].values())
+    def batches(self) -> list[Batch]:
+        """Its batches, oldest first."""
+        return list(self.state.batches[self.name].values())
 
     @property
     def creates(self) -> int:
