@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from airflow_raif.adapters.base import Lookup
 from airflow_raif.domain.batch import Batch, Part, PartState
@@ -18,6 +20,8 @@ CREATE_BYTES_PER_SECOND = 128 * 1024
 #: Lists may lag behind creates for as long again. What a provider does not list is sent again no sooner than this
 #: after its intent.
 LIST_LAG_SECONDS = 2 * CREATE_SECONDS
+#: The most that may lie between an intent and its batch at the provider: the largest create, and clocks that disagree.
+CREATE_WINDOW = timedelta(hours=2)
 
 
 def may_be_sent(runtime: Runtime, part: Part) -> bool:
@@ -68,12 +72,12 @@ def look_up(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
     except ProviderError as error:
         raise _ambiguous(batch, part, f"looking it up failed: {error}") from error
     # In this order: a create that gets its reply meanwhile is seen as one of both.
-    rivals = [] if runtime.adapter.has_tag else _rivals(runtime, batch, part)
+    creates = [] if runtime.adapter.has_tag else runtime.store.open_creates(batch.provider, part.request_count)
     taken = runtime.store.known_provider_ids([state.provider_batch_id for state in found])
     free = [state for state in found if state.provider_batch_id not in taken]
     if len(free) > 1:
         raise _ambiguous(batch, part, f"it may be any of {'; '.join(map(_described, free))}")
-    if free and rivals and not free[0].status.is_terminal:
+    if free and not free[0].status.is_terminal and (rivals := _rivals(free[0], batch, part, creates)):
         what = f"{_described(free[0])} may be it, or that of {' or '.join(rivals)}, which has no reply either"
         raise _unavailable(batch, part, what, None)
     if free:
@@ -82,10 +86,14 @@ def look_up(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
     return None
 
 
-def _rivals(runtime: Runtime, batch: Batch, part: Part) -> list[str]:
+def _rivals(state: PartState, batch: Batch, part: Part, creates: Sequence[tuple[str, int, datetime]]) -> list[str]:
     """Return our other parts that a batch without a mark, which runs, may be as well."""
-    creates = runtime.store.open_creates(batch.provider, part.request_count)
-    return [f"part {number} of batch {of}" for of, number in creates if (of, number) != (batch.batch_id, part.number)]
+    return [
+        f"part {number} of batch {of}"
+        for of, number, intent_at in creates
+        if (of, number) != (batch.batch_id, part.number)
+        and (state.created_at is None or abs(state.created_at - intent_at) < CREATE_WINDOW)
+    ]
 
 
 def not_listed(runtime: Runtime, batch: Batch, part: Part, why: str) -> UnavailableError:

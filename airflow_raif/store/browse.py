@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 from sqlalchemy import Connection, select
 
@@ -47,10 +49,10 @@ def part_number(connection: Connection, batch_key: int, index: int) -> int | Non
     return connection.scalar(select(entry_table.c.part_number).where(*where))
 
 
-def open_creates(connection: Connection, provider: str, request_count: int) -> list[tuple[str, int]]:
-    """Return batch id and number of each part of a size whose create has no reply yet."""
+def open_creates(connection: Connection, provider: str, request_count: int) -> list[tuple[str, int, datetime]]:
+    """Return batch id, number and intent of each part of a size whose create has no reply yet."""
     statement = (
-        select(batch_table.c.batch_id, part_table.c.number)
+        select(batch_table.c.batch_id, part_table.c.number, part_table.c.intent_at)
         .join(part_table, part_table.c.batch_key == batch_table.c.id)
         .where(
             batch_table.c.provider == provider,
@@ -62,4 +64,4 @@ def open_creates(connection: Connection, provider: str, request_count: int) -> l
         )
         .order_by(part_table.c.id)
     )
-    return [(row.batch_id, row.number) for row in connection.execute(statement)]
+    return [(row.batch_id, row.number, row.intent_at) for row in connection.execute(statement)]

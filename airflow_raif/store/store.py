@@ -263,8 +263,8 @@ class Store(Database):
         with self._transaction() as connection:
             return parts.waiting(connection, batch_ids)
 
-    def open_creates(self, provider: str, request_count: int) -> list[tuple[str, int]]:
-        """Return batch id and number of each part of a size whose create has no reply yet."""
+    def open_creates(self, provider: str, request_count: int) -> list[tuple[str, int, datetime]]:
+        """Return batch id, number and intent of each part of a size whose create has no reply yet."""
         with self._transaction() as connection:
             return browse.open_creates(connection, provider, request_count)
 
