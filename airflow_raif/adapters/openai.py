@@ -5,6 +5,7 @@ Source: https://platform.openai.com/docs/api-reference/batch
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
@@ -30,6 +31,7 @@ from airflow_raif.adapters.openai_results import read_row
 from airflow_raif.adapters.text_form import check_form, encode_json, merge_params
 from airflow_raif.domain.batch import Counts, PartState
 from airflow_raif.domain.errors import MalformedResponseError
+from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import BatchStatus
@@ -288,6 +290,7 @@ def _state(batch: _Batch) -> PartState:
         if (value := getattr(batch, name)) is not None
     }
     errors = (batch.errors.data or []) if batch.errors else []
+    refused = next((each for each in errors if each.code == "token_limit_exceeded"), None)
     counts = batch.request_counts
     return PartState(
         provider_batch_id=batch.id,
@@ -297,10 +300,17 @@ def _state(batch: _Batch) -> PartState:
         refs=refs,
         error="; ".join(_error_text(each) for each in errors[:5]) or None,
         error_code=next((each.code for each in errors if each.code), None),
+        refusal=_refusal(refused) if refused is not None and status is BatchStatus.FAILED else None,
         created_at=_time(batch.created_at),
         expires_at=_time(batch.expires_at),
         tag=(batch.metadata or {}).get(TAG),
     )
+
+
+def _refusal(error: _Error) -> Refusal:
+    """https://platform.openai.com/docs/guides/batch#rate-limits: the enqueued tokens of a model."""
+    limit = re.search(r"Limit: (\d[\d,]*) enqueued tokens", error.message or "")
+    return Refusal(_error_text(error), int(limit[1].replace(",", "")) if limit else None)
 
 
 def _error_text(error: _Error) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost, Usage
@@ -42,6 +43,8 @@ class PartState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: str | None = None
     #: The provider's code for why the whole of it failed.
     error_code: str | None = None
+    #: Set where the provider would not queue it: then it failed without a request of it being run.
+    refusal: Refusal | None = None
     created_at: datetime | None = None
     expires_at: datetime | None = None
     #: The tag our create put on it, where the provider carries one.
@@ -64,6 +67,10 @@ class Part(msgspec.Struct, kw_only=True):
     request_bytes: int
     #: Fingerprint of the input up to its end, by which an attempt that reads the input again knows it.
     digest: str | None = None
+    #: Input tokens by a rough rule; see :mod:`~airflow_raif.domain.queue`.
+    estimated_tokens: int = 0
+    #: Set where the provider will not queue it as it is: it is to be divided into pieces of so many tokens.
+    piece_tokens: int | None = None
     #: When a create was about to be sent; set without ``provider_batch_id`` means: look it up first.
     intent_at: datetime | None = None
     #: The uploaded input, where the provider has one.
@@ -118,6 +125,9 @@ class Batch(msgspec.Struct, kw_only=True):
     created_at: datetime
     #: When every row was spooled; before, parts that are whole may have been submitted, but it is not terminal.
     spooled_at: datetime | None = None
+    #: When somebody last asked to send parts of it that the provider's queue has no room for.
+    queued_at: datetime | None = None
+    cancel_asked_at: datetime | None = None
     submitted_at: datetime | None = None
     ended_at: datetime | None = None
     results_fetched_at: datetime | None = None

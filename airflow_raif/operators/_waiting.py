@@ -84,6 +84,11 @@ def is_done(batch: Batch) -> bool:
     return batch.status.is_terminal and batch.results_fetched_at is not None
 
 
+def is_held_back(batch: Batch) -> bool:
+    """Whether parts of a batch wait for room in the provider's queue, however long that takes."""
+    return batch.queued_at is not None and any(part.status == "pending" for part in batch.parts)
+
+
 def check_event(event: Mapping[str, Any]) -> None:
     """Raise what a trigger could not cope with.
 
@@ -97,7 +102,7 @@ def check_event(event: Mapping[str, Any]) -> None:
 class Patience:
     """How long, how often and to what end an operator waits for a batch."""
 
-    #: Seconds from the first submission; ``None``: 25 hours from each round's.
+    #: Seconds from the first submission; ``None``: 25 hours from each round's, not counting while parts are held back.
     timeout: float | None = None
     poll_interval: float | None = None
     cancel_on_timeout: bool = True
@@ -107,6 +112,8 @@ class Patience:
         """Return when time is up, in Unix seconds."""
         if self.timeout is not None:
             return (batch.submitted_at or batch.created_at).timestamp() + self.timeout
+        if is_held_back(batch):
+            return time() + DEFAULT_TIMEOUT
         submitted = [part.submitted_at for part in batch.parts if part.submitted_at]
         return max(submitted, default=batch.created_at).timestamp() + DEFAULT_TIMEOUT
 
@@ -143,7 +150,7 @@ class Patience:
                 if is_done(batch):
                     break
             left = self.end_time(batch) - time()
-            pause = intervals[min(attempt, len(intervals) - 1)]
+            pause = intervals[0 if is_held_back(batch) else min(attempt, len(intervals) - 1)]
             sleep(min(pause, left) if left > 0 else pause)
         return batch
 

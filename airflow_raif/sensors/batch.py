@@ -25,7 +25,8 @@ class WaitForBatchSensor(BaseSensorOperator):
     :param deferrable: free the worker while waiting.
     :param poll_interval: seconds between polls; default: the schedule ``[raif] poll_intervals``.
     :param timeout: seconds from the first submission after which waiting ends and no round is opened any more;
-        default: 25 hours from each round's submission, a little over the providers' own window.
+        default: 25 hours from each round's submission, a little over the providers' own window; as long as parts are
+        held back because the provider's queue is full, none.
     :param cancel_on_timeout: cancel the batch when time is up, then go on waiting until it has stopped, so that what
         it finished can be applied.
     :param cancel_on_kill: cancel the batch when a user ends the waiting task.

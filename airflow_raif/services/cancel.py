@@ -12,17 +12,19 @@ from airflow_raif.services.runtime import Runtime
 def cancel_batch(runtime: Runtime, batch_id: str) -> BatchStatus:
     """Ask for cancellation of every part that runs; return the status after it, which may be transitional.
 
-    Parts that were never sent are canceled here; one that ended meanwhile is no error.
+    Parts that were never sent, or are held back, are canceled here; one that ended meanwhile is no error.
 
     :raises InvalidBatchError: the batch is terminal, was never submitted, or its provider cannot cancel.
     :raises ProviderError: a part still runs and could not be canceled; the others were asked to stop.
     """
     batch = runtime.store.get_batch(batch_id)
-    if batch.status.is_terminal or not any(part.provider_batch_id for part in batch.parts):
+    is_known = batch.queued_at is not None or any(part.provider_batch_id for part in batch.parts)
+    if batch.status.is_terminal or not is_known:
         state = f"is {batch.status}" if batch.status.is_terminal else "was never submitted"
         raise InvalidBatchError(f"batch {batch_id} {state} and cannot be canceled")
     if not runtime.adapter.can_cancel:
         raise InvalidBatchError(f"{batch.provider} cannot cancel a batch; it runs until it ends or expires")
+    runtime.store.ask_cancel(batch_id, runtime.clock())
     # What was not read of its input is not wanted any more.
     runtime.store.give_up_spooling(batch_id, runtime.clock())
     unsent = [part for part in batch.parts if part.status is BatchStatus.PENDING and part.intent_at is None]

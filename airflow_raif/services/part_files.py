@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from types import TracebackType
 from typing import IO, Self
 
+import msgspec
+
 from airflow_raif.adapters.base import Limits
+from airflow_raif.adapters.jsonl import split_lines
+from airflow_raif.domain.queue import BYTES_PER_TOKEN
+from airflow_raif.domain.wire_id import index_of, wire_prefix
 from airflow_raif.spool.files import Folder, requests_file
 from airflow_raif.store import NewPart
+
+#: Entries moved into other parts by one statement.
+MOVE_CHUNK = 2000
+
+
+class _RequestId(msgspec.Struct):
+    """The id in a spooled request, with any of the providers."""
+
+    custom_id: str = ""
+    key: str = ""
+
+
+_decode_id = msgspec.json.Decoder(_RequestId).decode
+
+
+def moved_entries(
+    folder: Folder, batch_id: str, parts: Sequence[NewPart], draft: str
+) -> Iterator[list[tuple[int, int, int, int]]]:
+    """Give the files of new parts their names, and yield where each entry's request lies now, in chunks.
+
+    The store asks once nobody else can add the parts.
+
+    :param draft: what their names end with until then.
+    :return: index, part number, offset and length of each.
+    """
+    prefix = wire_prefix(batch_id)
+    for part in parts:
+        folder.rename(requests_file(part.number) + draft, requests_file(part.number))
+        with folder.local_copy(requests_file(part.number)) as file:
+            lines = split_lines(iter(lambda: file.read(1 << 20), b""))
+            while chunk := list(islice(lines, MOVE_CHUNK)):
+                yield [
+                    (index, part.number, offset, len(line))
+                    for offset, line in chunk
+                    if (index := index_of((found := _decode_id(line)).custom_id or found.key, prefix)) is not None
+                ]
 
 
 @dataclass
@@ -104,6 +146,7 @@ class PartFiles:
                 model=part.model,
                 request_count=part.count,
                 request_bytes=part.size,
+                estimated_tokens=part.size // BYTES_PER_TOKEN,
             )
         )
 

@@ -67,7 +67,9 @@ class SharedPoller:
     is_closed: bool = False
 
     async def wait(self, batch_id: str, intervals: Sequence[float] = DEFAULT_INTERVALS) -> BatchStatus:
-        """Wait until a batch is terminal; return its status.
+        """Wait until a batch is terminal, or parts of it that were held back may be sent: that is told as ``pending``.
+
+        :return: its status.
 
         :raises AuthenticationError: the key is not accepted any more.
         :raises BatchNotFoundError: the provider does not know one of its parts.
@@ -125,7 +127,7 @@ class SharedPoller:
         now = monotonic()
         ripe = {batch_id: watch for batch_id, watch in self._watches.items() if watch.schedule.ripe_at <= now}
         statuses: Mapping[str, BatchStatus] = {}
-        answers = Answers()
+        answers, ready = Answers(), dict[str, bool]()
         try:
             statuses, parts = await offload(self._read, {each: watch.schedule.due_at for each, watch in ripe.items()})
             answers = await ask(self.adapter, self.transport, parts)
@@ -134,11 +136,12 @@ class SharedPoller:
             }
             if answers.states:
                 statuses = {**statuses, **await offload(self._note, answers.states)}
+            ready = await offload(self._ready, [each for each in ripe if each in statuses])
         except StoreError as error:
             log.warning("The store does not answer, polling again later: %s", error)
             answers = Answers(unanswered=set(ripe))
         self._rests_until = monotonic() + max(answers.pause, min(watch.schedule.rest for watch in ripe.values()))
-        await self._tell(list(ripe), statuses, answers)
+        await self._tell(list(ripe), statuses, answers, ready)
 
     def _read(self, due_at: Mapping[str, float]) -> tuple[dict[str, BatchStatus], list[WaitingPart]]:
         """Return what the store knows; who is overdue comes first, should there be time for a few only."""
@@ -149,6 +152,10 @@ class SharedPoller:
     def _note(self, states: Mapping[int, PartState]) -> dict[str, BatchStatus]:
         """Write down what the provider said; return the batches that are terminal now."""
         return self.store.statuses(self._write(list(states.items())))
+
+    def _ready(self, batch_ids: Sequence[str]) -> dict[str, bool]:
+        """Return the batches that are held back, and whether a part of them may be sent now."""
+        return self.store.ready_batches(batch_ids, self.adapter.quota, self.clock())
 
     def _write(self, states: Sequence[tuple[int, PartState]]) -> list[str]:
         """Write states in one transaction, or in several if one cannot be written: that is to stop no other."""
@@ -163,7 +170,9 @@ class SharedPoller:
             half = len(states) // 2
             return self._write(states[:half]) + self._write(states[half:])
 
-    async def _tell(self, asked: Sequence[str], statuses: Mapping[str, BatchStatus], answers: Answers) -> None:
+    async def _tell(
+        self, asked: Sequence[str], statuses: Mapping[str, BatchStatus], answers: Answers, ready: Mapping[str, bool]
+    ) -> None:
         """Tell those whose wait is over, some at a time, and set when the others are asked about next."""
         now, stretch = monotonic(), pace()
         for number, batch_id in enumerate(asked):
@@ -174,6 +183,8 @@ class SharedPoller:
                 continue
             status, failure = statuses.get(batch_id), answers.failures.get(batch_id)
             outcome = status if status is not None and status.is_terminal else failure
+            if outcome is None and ready.get(batch_id):
+                outcome = BatchStatus.PENDING
             if outcome is not None:
                 # Told once: whoever asks from now on is told anew, and no further call is made for it.
                 del self._watches[batch_id]
@@ -181,4 +192,5 @@ class SharedPoller:
             elif batch_id in answers.unanswered:
                 watch.schedule.failed(now, stretch)
             elif batch_id not in answers.postponed:
-                watch.schedule.answered(now, stretch)
+                # For a batch that is held back room may come at any time.
+                watch.schedule.answered(now, stretch, backs_off=batch_id not in ready)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_raif.domain.batch import Batch, Claim, Part
@@ -32,7 +32,7 @@ def start_batch(
     on_input_change: OnInputChange = "refuse",
     on_batch: Callable[[Batch], object] = lambda _: None,
 ) -> Batch:
-    """Return the claim's batch, every part of it submitted.
+    """Return the claim's batch, every part of it submitted that the provider's queue has room for.
 
     A batch that one part holds is read whole before it is submitted; of a larger one each part is submitted as soon as
     it is whole. If such an attempt breaks off, the next one reads the input again and goes on after those parts.
@@ -77,16 +77,23 @@ def start_batch(
 
 @dataclass
 class _Sender:
-    """Submits parts while the input is still read; if the provider does not answer, the others wait for its end."""
+    """Submits parts while the input is still read; if the provider does not answer, the others wait for its end.
+
+    Parts that are held back come first with the next part that is whole.
+    """
 
     runtime: Runtime
     is_away: bool = False
+    _left: list[Part] = field(default_factory=list)
 
     def __call__(self, batch: Batch, part: Part) -> None:
-        if self.is_away or part.status is not BatchStatus.PENDING:
-            return
-        try:
-            submit_part(self.runtime, batch, part)
-        except TransientProviderError as error:
-            self.is_away = True
-            log.warning("Batch %s is read to its end before the next try to submit it: %s", batch.batch_id, error)
+        if part.status is BatchStatus.PENDING:
+            self._left.append(part)
+        for each in [] if self.is_away else list(self._left):
+            try:
+                if submit_part(self.runtime, batch, each):
+                    self._left.remove(each)
+            except TransientProviderError as error:
+                self.is_away = True
+                log.warning("Batch %s is read to its end before the next try to submit it: %s", batch.batch_id, error)
+                return

@@ -14,13 +14,17 @@ from airflow_raif.domain.errors import (
     BatchNotFoundError,
     InvalidBatchError,
     MalformedResponseError,
+    RateLimitedError,
     RejectedError,
     TransientProviderError,
     UnavailableError,
 )
+from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.status import BatchStatus
+from airflow_raif.services.divide import divide_parts
 from airflow_raif.services.find import find_part, look_up, may_be_sent, not_listed
 from airflow_raif.services.runtime import Runtime
+from airflow_raif.store import NoRoomError
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +33,11 @@ BLOCK_BYTES = 64 * 1024
 
 
 def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
-    """Send every part of a batch that has not been sent.
+    """Send every part of a batch that has not been sent and that the provider's queue has room for, first come first.
 
-    A part whose intent was recorded by an earlier attempt is looked up at the provider first: one match is adopted,
-    none is sent again.
+    What is held back stays pending, and so does what the provider refuses for now: whoever waits for the batch sends it
+    later. A part whose intent was recorded by an earlier attempt is looked up at the provider first: one match is
+    adopted, none is sent again.
 
     :raises InvalidBatchError: nothing of it is pending, or it was never spooled whole.
     :raises AmbiguousSubmitError: whether the provider has the part already cannot be told; it was not sent again.
@@ -48,21 +53,34 @@ def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
 
 
 def submit_pending(runtime: Runtime, batch: Batch) -> Batch:
-    """Send every part that has not been sent, if there is any; as :func:`submit_batch`."""
+    """Send every part that has not been sent and has room, if there is any; as :func:`submit_batch`."""
+    batch = divide_parts(runtime, batch)
+    full: set[str] = set()
     for part in filter(_is_pending, batch.parts):
-        submit_part(runtime, batch, part)
-    return runtime.store.get_batch(batch.batch_id)
+        queue = runtime.adapter.quota(part.model).model
+        if (part.intent_at is not None or queue not in full) and not submit_part(runtime, batch, part):
+            full.add(queue)
+    batch = runtime.store.get_batch(batch.batch_id)
+    if held := sum(map(_is_pending, batch.parts)):
+        log.info("Batch %s: %s parts wait for room in the queue of %s", batch.batch_id, held, batch.provider)
+    return batch
 
 
 def _is_pending(part: Part) -> bool:
     return part.status is BatchStatus.PENDING and not part.is_synchronous
 
 
-def submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
-    """Send one part, or adopt what an earlier attempt made of it; raises as :func:`submit_batch`."""
+def submit_part(runtime: Runtime, batch: Batch, part: Part) -> bool:
+    """Send one part, or adopt what an earlier attempt made of it; raises as :func:`submit_batch`.
+
+    :return: False: it is held back, or the provider refused it for now.
+    """
     store, adapter = runtime.store, runtime.adapter
     state = _resume(runtime, batch, part) if part.intent_at is not None else None
     if state is None:
+        # Asked before the upload too, since what waits for days would be lost there.
+        if not store.may_send(part.id, adapter.quota(part.model), runtime.clock()):
+            return False
         spooled = runtime.spooled_part(batch, part)
         was_uploaded_before = part.input_ref is not None
         if part.input_ref is None:
@@ -78,13 +96,15 @@ def submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
             # Providers delete uploads after a while (Gemini: 48 hours, https://ai.google.dev/gemini-api/docs/files).
             log.info("Part %s of batch %s was refused; uploading its requests anew", part.number, batch.batch_id)
             part.input_ref = part.intent_at = None
-            submit_part(runtime, batch, part)
-            return
+            return submit_part(runtime, batch, part)
+    if state is None:
+        return False
     store.record_submitted(part.id, state, runtime.clock())
     log.info(
         "Submitted part %s of batch %s as %s: %s requests, %s bytes",
         part.number, batch.batch_id, state.provider_batch_id, part.request_count, part.request_bytes,
     )  # fmt: skip
+    return True
 
 
 def _resume(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
@@ -95,9 +115,15 @@ def _resume(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
     return found
 
 
-def _create(runtime: Runtime, batch: Batch, part: Part, spooled: SpooledPart) -> PartState:
+def _create(runtime: Runtime, batch: Batch, part: Part, spooled: SpooledPart) -> PartState | None:
+    """Create the part at the provider; ``None``: its queue has no room."""
+    quota = runtime.adapter.quota(part.model)
     part.intent_at = runtime.clock()
-    if not runtime.store.record_intent(part.id, part.intent_at):
+    try:
+        is_noted = runtime.store.record_intent(part.id, part.intent_at, quota)
+    except NoRoomError:
+        return None
+    if not is_noted:
         raise UnavailableError(
             f"part {part.number} of batch {batch.batch_id} was submitted, or is being submitted, by another attempt of"
             " the task; retry it: it goes on with what the other made",
@@ -106,6 +132,11 @@ def _create(runtime: Runtime, batch: Batch, part: Part, spooled: SpooledPart) ->
     in_time = _InTime(runtime.transport, lambda: _check_time(runtime, batch, part))
     try:
         return runtime.adapter.create(in_time, spooled, part.input_ref)
+    except RateLimitedError as error:
+        refusal = Refusal(str(error), is_certain=False, retry_after=error.retry_after)
+        runtime.store.refuse_create(part.id, part.intent_at, quota, refusal, runtime.clock())
+        log.warning("Part %s of batch %s is held back: %s", part.number, batch.batch_id, error)
+        return None
     except (AuthenticationError, RejectedError, BatchNotFoundError):
         runtime.store.clear_intent(part.id, part.intent_at)
         raise

@@ -53,6 +53,10 @@ _MOVE = (
     + ", ".join(f"{name} = {_KEPT.format(name)}" for name in ("result_part", "result_offset", "result_length"))
     + " WHERE batch_key = ? AND idx = ? AND status = 'failed'"
 )
+_DIVIDE = (
+    "UPDATE raif_entry SET part_number = ?, request_offset = ?, request_length = ?"
+    " WHERE batch_key = ? AND idx = ? AND part_number = ?"
+)
 
 
 def _run_many(connection: Connection, statement: str, rows: list[tuple[Any, ...]]) -> int:
@@ -216,6 +220,11 @@ def repeatable(connection: Connection, batch_key: int, reasons: Sequence[str], s
 def move(connection: Connection, batch_key: int, moved: Sequence[Moved]) -> int:
     """Make failed entries pending in other parts; an answer that was paid for stays known until a better one comes."""
     return _run_many(connection, _MOVE, [(*each[1:], batch_key, each[0]) for each in moved])
+
+
+def divide(connection: Connection, batch_key: int, part_number: int, moved: Sequence[Moved]) -> int:
+    """Put entries of a part into others, as they are."""
+    return _run_many(connection, _DIVIDE, [(*each[1:], batch_key, each[0], part_number) for each in moved])
 
 
 def page(connection: Connection, batch_key: int, start: int, size: int) -> list[EntryRow]:

@@ -59,6 +59,12 @@ class AttemptLostError(StoreError):
     retryable = True
 
 
+class NoRoomError(StoreError):
+    """A provider's queue has no room for a part now."""
+
+    retryable = True
+
+
 class NewBatch(msgspec.Struct, kw_only=True, frozen=True):
     """A batch to be created."""
 
@@ -85,6 +91,7 @@ class NewPart(msgspec.Struct, kw_only=True, frozen=True):
     request_count: int
     request_bytes: int
     digest: str | None = None
+    estimated_tokens: int = 0
     is_synchronous: bool = False
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, Claim, EntryOutcome, Part, PartState
+from airflow_raif.domain.queue import Quota, Refusal
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.store import batches, browse, entries, parts, spooling, sweeps
+from airflow_raif.store import batches, browse, entries, parts, queue, spooling, sweeps
 from airflow_raif.store.database import Database
 from airflow_raif.store.records import (
     ClaimTakenError,
@@ -18,6 +19,7 @@ from airflow_raif.store.records import (
     EntryRow,
     NewBatch,
     NewPart,
+    NoRoomError,
     Repeat,
     WaitingPart,
     kept_text,
@@ -195,10 +197,11 @@ class Store(Database):
         with self._transaction() as connection:
             connection.execute(update(part_table).where(part_table.c.id == part_id).values(input_ref=input_ref))
 
-    def record_intent(self, part_id: int, at: datetime) -> bool:
-        """Note that a create is about to be sent.
+    def record_intent(self, part_id: int, at: datetime, quota: Quota | None = None) -> bool:
+        """Note that a create is about to be sent, and take the room in the provider's queue that it needs.
 
         :return: False: somebody else noted it first, or the part was submitted or canceled.
+        :raises NoRoomError: there is no room, or others are before it.
         """
         with self._transaction() as connection:
             statement = update(part_table).where(
@@ -207,7 +210,11 @@ class Store(Database):
                 part_table.c.intent_at.is_(None),
                 part_table.c.provider_batch_id.is_(None),
             )
-            return bool(connection.execute(statement.values(intent_at=at)).rowcount)
+            has_room = quota is None or queue.may_send(connection, part_id, quota, at)
+            is_noted = has_room and bool(connection.execute(statement.values(intent_at=at)).rowcount)
+        if not has_room:
+            raise NoRoomError(f"part {part_id} is held back: its provider's queue has no room")
+        return is_noted
 
     def clear_intent(self, part_id: int, at: datetime) -> None:
         """Note that the create whose intent was recorded at this time is known to have made nothing."""
@@ -275,6 +282,42 @@ class Store(Database):
                 .where(part_table.c.id == part.id, part_table.c.results_fetched_at.is_(None))
                 .values(**entries.part_sums(connection, batch.id, part.number), results_fetched_at=at)
             )
+
+    # Queues
+
+    def may_send(self, part_id: int, quota: Quota, at: datetime) -> bool:
+        """Whether there is room for a pending part and nobody before it; otherwise its batch is in line from now on."""
+        with self._transaction() as connection:
+            return queue.may_send(connection, part_id, quota, at)
+
+    def ready_batches(
+        self, batch_ids: Sequence[str], quota_of: Callable[[str], Quota], at: datetime
+    ) -> dict[str, bool]:
+        """Return the batches that have parts to send, and whether one of them may be sent now; keep their places."""
+        with self._transaction() as connection:
+            return queue.ready(connection, batch_ids, quota_of, at)
+
+    def refuse_create(self, part_id: int, intent_at: datetime, quota: Quota, refusal: Refusal, at: datetime) -> None:
+        """Note that the provider refused, for now, the create whose intent was recorded at this time."""
+        with self._transaction() as connection:
+            queue.refuse_create(connection, part_id, intent_at, quota, refusal, at)
+
+    def divide_part(
+        self, batch: Batch, part: Part, new: Sequence[NewPart], moved: Iterable[Sequence[entries.Moved]], at: datetime
+    ) -> bool:
+        """Let smaller parts take the place of one that is too large; False: it is not there to be divided any more."""
+        with self._transaction() as connection:
+            if not parts.retire(connection, batch, part, at):
+                return False
+            for each in new:
+                parts.add(connection, batch.id, each)
+            for chunk in moved:
+                entries.divide(connection, batch.id, part.number, chunk)
+            return True
+
+    def ask_cancel(self, batch_id: str, at: datetime) -> None:
+        """Note that a batch is to stop, so that what its provider refuses from now on is not sent again."""
+        self._update_batch(batch_id, cancel_asked_at=at)
 
     # Entries
 
