@@ -163,7 +163,9 @@ class Patience:
         _defer(operator, batch, self, end_time if until is None else until, method_name)
 
     def wait_until_stopped(self, operator: BaseOperator, batch: Batch, method_name: str) -> None:
-        """Leave the worker, or stay in it for a poll interval, until a batch that is being canceled has stopped.
+        """Leave the worker, or stay in it for a poll interval, until a batch that is to stop has.
+
+        A cancel that did not get through is to be made again after a while.
 
         :raises DeadlineExceededError: it does not stop.
         """
@@ -172,7 +174,8 @@ class Patience:
                 f"batch {batch.batch_id} is {batch.status}; it was told to stop and has not, so none takes its place"
             )
         if getattr(operator, "deferrable", True):
-            self.defer(operator, batch, method_name)
+            pause = float(conf.get("raif", "outage_pause", fallback="300"))
+            self.defer(operator, batch, method_name, until=time() + pause if batch.is_cancel_requested else None)
         sleep(poll_intervals(self.poll_interval)[0])
 
     def pause(self, operator: BaseOperator, batch: Batch, method_name: str, error: Exception) -> NoReturn:

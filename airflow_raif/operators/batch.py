@@ -113,7 +113,7 @@ class _RequestsOperator(EndsItsBatch, BaseOperator):
                 try:
                     return self._start_or_resume(runtime, claim, context)
                 except BatchStoppingError as stopping:
-                    patience.wait_until_stopped(self, runtime.store.get_batch(stopping.batch_id), "execute_again")
+                    patience.wait_until_stopped(self, runtime.store.get_batch(stopping.batch_id), "execute_anew")
                 except TransientProviderError as error:
                     made = runtime.store.find_by_claim(claim)
                     if made is None or not self.deferrable:
@@ -141,10 +141,31 @@ class _RequestsOperator(EndsItsBatch, BaseOperator):
             on_batch=lambda batch: context["ti"].xcom_push(key="raif_batch_id", value=batch.batch_id),
         )
 
-    def execute_again(self, context: Context, event: dict[str, Any]) -> Any:
-        """Go on with the submission after the provider was away, or an earlier batch has stopped."""
+    def execute(self, context: Context) -> Any:
+        """Submit the batch, then do what the operator does with it."""
+        with _waiting.airflow_errors():
+            return self._go_on(self._start(context).batch_id, context)
+
+    def execute_anew(self, context: Context, event: dict[str, Any]) -> Any:
+        """Submit after an earlier batch has stopped."""
         _waiting.check_event(event)
         return self.execute(context)
+
+    def execute_again(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on with the submission after the provider was away; a batch that was canceled meanwhile stays that."""
+        from airflow_raif.hooks.store import find_store
+
+        claim = self._begin(context)
+        _waiting.check_event(event)
+        with _waiting.airflow_errors():
+            batch = find_store().find_by_claim(claim)
+            if batch is not None and (batch.is_cancel_requested or batch.is_canceling or batch.was_canceled):
+                return self._go_on(batch.batch_id, context)
+        return self.execute(context)
+
+    def _go_on(self, batch_id: str, context: Context) -> dict[str, Any]:
+        """Do what comes after the submission."""
+        raise NotImplementedError
 
     def _find_batch_id(self, claim: Claim) -> str | None:
         from airflow_raif.hooks.store import find_store
@@ -186,12 +207,11 @@ class SubmitBatchOperator(_RequestsOperator):
 
     _leaves_batch_running = True
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Submit and return the manifest."""
+    def _go_on(self, batch_id: str, context: Context) -> dict[str, Any]:
         from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.manifest import manifest_of
 
-        with _waiting.airflow_errors(), open_batch_runtime(self._start(context).batch_id) as (runtime, batch):
+        with open_batch_runtime(batch_id) as (runtime, batch):
             return manifest_of(runtime, batch)
 
 
@@ -294,19 +314,14 @@ class BatchInferenceOperator(_RequestsOperator):
         self.timeout = _waiting.seconds_of(timeout)
         self.cancel_on_timeout = cancel_on_timeout
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Submit, then wait deferred or in the worker."""
-        with _waiting.airflow_errors():
-            return self._wait(self._start(context).batch_id, context)
-
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Fetch and apply what the trigger waited for, or wait on."""
         self._begin(context)
         _waiting.check_event(event)
         with _waiting.airflow_errors():
-            return self._wait(event["batch_id"], context)
+            return self._go_on(event["batch_id"], context)
 
-    def _wait(self, batch_id: str, context: Context) -> dict[str, Any]:
+    def _go_on(self, batch_id: str, context: Context) -> dict[str, Any]:
         from airflow_raif.hooks.runtime import open_batch_runtime
 
         with open_batch_runtime(batch_id, self._is_told_to_end) as (runtime, batch):
