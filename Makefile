@@ -32,8 +32,9 @@ test: setup postgres
 e2e: setup postgres
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
 
-# Thousands of batch lives under random faults; prints what came of each fault.
+# A death at every write, and thousands of batch lives under random faults; prints what came of each fault.
 chaos: setup postgres
+	$(BIN)/python -m pytest tests/chaos -k death
 	$(BIN)/python -m tests.chaos --lives 5000 $(ARGS)
 
 # The tests that meet Airflow and the SDKs, on the oldest Airflow supported and the SDKs' generation before.

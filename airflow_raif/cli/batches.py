@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from functools import wraps
@@ -23,6 +24,8 @@ def _command(run: Callable[[Any], None]) -> Callable[[Any], None]:
 
     @wraps(run)
     def command(args: Any) -> None:
+        # It tells of its plugins as it is imported, and Airflow before 3.3 writes that where the answer goes.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
         try:
             run(args)

@@ -13,7 +13,7 @@ from tests.chaos.crash_points import die_everywhere
 from tests.chaos.plan import draw
 from tests.support import PROVIDERS
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 LIVES = 200
 
 
