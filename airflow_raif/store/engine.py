@@ -86,7 +86,8 @@ def _sqlite_engine(url: URL) -> Engine:
     def set_pragmas(connection: Any, _record: Any) -> None:
         # Transactions are begun by the hook below: the driver's own would start a write too late and fail as busy.
         connection.isolation_level = None
-        for pragma in ("busy_timeout=15000", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        # FULL: a loss of power must not undo the intent of a create that was sent after it.
+        for pragma in ("busy_timeout=15000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -32,9 +32,7 @@ def check(connection: Connection, batch: Batch) -> None:
     :raises AttemptLostError: it is not.
     """
     statement = select(_batch.id).where(
-        # SQLite gives the key of a row that was deleted to the next one.
         _batch.id == batch.id,
-        _batch.batch_id == batch.batch_id,
         _batch.spool_attempt == batch.spool_attempt,
         _batch.spooled_at.is_(None),
     )

@@ -56,7 +56,8 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# SQLite numbers rows by itself only in a column that is exactly INTEGER.
+# SQLite numbers rows by itself only in a column that is exactly INTEGER; and it gives the number of a deleted row to the
+# next one unless told not to (https://www.sqlite.org/autoinc.html), which an attempt that lost its batch would write in.
 _Key = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -111,6 +112,7 @@ batch = Table(
     Column("applied_at", UtcDateTime),
     Column("files_deleted_at", UtcDateTime),
     Column("spool_deleted_at", UtcDateTime),
+    sqlite_autoincrement=True,
 )
 
 _is_claimed = and_(batch.c.claim_released_at.is_(None), batch.c.dag_id.is_not(None))
@@ -150,6 +152,7 @@ part = Table(
     Column("expires_at", UtcDateTime),
     Column("results_fetched_at", UtcDateTime),
     Index("uq_raif_part_batch_key_number", "batch_key", "number", unique=True),
+    sqlite_autoincrement=True,
 )
 
 entry = Table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import pytest
@@ -24,6 +25,7 @@ from airflow_raif.services.create import create_batch
 from airflow_raif.services.fetch import fetch_batch_results
 from airflow_raif.services.fingerprint import fingerprint_rows
 from airflow_raif.services.poll import fetch_batch_status
+from airflow_raif.services.resume import resume_batch
 from airflow_raif.services.start import start_batch
 from airflow_raif.store import AttemptLostError
 from tests.support import CLAIM, PROVIDERS, defaults_of, folder, later, read_rows, rows, runtime_of
@@ -343,3 +345,24 @@ def test_an_attempt_that_was_taken_for_dead_stops(provider, runtime, emulator, s
     assert emulator.state.creates[provider] == 4
     found = end(emulator, runtime, batch, tmp_path)
     assert [(row["custom_id"], row["status"]) for row in found] == [(f"row {n}", "completed") for n in range(8)]
+
+
+def test_an_attempt_whose_batch_was_discarded_writes_in_no_other(provider, runtime, emulator, store, tmp_path):
+    """Its part is gone by the time it would be sent; what came in its place belongs to another attempt."""
+    successors = []
+
+    def overtaken():
+        if not successors:
+            assert resume_batch(runtime, CLAIM) is None
+            successors.append(create_batch(runtime, rows(5), defaults=defaults_of(provider), claim=CLAIM))
+        return False
+
+    with pytest.raises(AttemptLostError):
+        start(dataclasses.replace(runtime, is_ending=overtaken), rows(7))
+    assert store.find_by_claim(CLAIM) == successors[0]
+    assert emulator.state.creates[provider] == 0
+    batch = start(runtime, rows(5))
+    assert batch.batch_id == successors[0].batch_id
+    assert emulator.state.creates[provider] == 3
+    found = end(emulator, runtime, batch, tmp_path)
+    assert [(row["custom_id"], row["status"]) for row in found] == [(f"row {n}", "completed") for n in range(5)]

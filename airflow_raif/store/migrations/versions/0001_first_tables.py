@@ -53,6 +53,7 @@ def upgrade() -> None:
         sa.Column("applied_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_raif_batch")),
         sa.UniqueConstraint("batch_id", name=op.f("uq_raif_batch_batch_id")),
+        sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_raif_batch_created_at"), "raif_batch", ["created_at"], unique=False)
     op.create_index(op.f("ix_raif_batch_status"), "raif_batch", ["status"], unique=False)
@@ -119,6 +120,7 @@ def upgrade() -> None:
             ["batch_key"], ["raif_batch.id"], name=op.f("fk_raif_part_batch_key"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_raif_part")),
+        sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_raif_part_provider_batch_id"), "raif_part", ["provider_batch_id"], unique=True)
     op.create_index(op.f("ix_raif_part_status"), "raif_part", ["status"], unique=False)
