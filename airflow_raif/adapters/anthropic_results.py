@@ -70,14 +70,6 @@ _CUT = {
 }
 
 
-def read_row(raw: bytes) -> EntryResult:
-    """Read one row of a results stream.
-
-    :raises MalformedResponseError: it is no row, or has no custom_id.
-    """
-    return jsonl.read_row(_read, _row_decoder, raw)
-
-
 def _read(row: _Row) -> EntryResult:
     result = row.result
     if result.type == "succeeded" and result.message is not None:
@@ -138,3 +130,7 @@ def _usage(usage: _Usage) -> Usage | None:
     one_hour = (count_of(usage.cache_creation.ephemeral_1h_input_tokens) or 0) if usage.cache_creation else 0
     written = max(written, one_hour)
     return Usage((given or 0) + read + written, read, written - one_hour, answered or 0, 0, one_hour)
+
+
+#: Reads one row of a results stream.
+read_row = jsonl.row_reader(_read, _row_decoder)

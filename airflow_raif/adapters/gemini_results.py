@@ -110,14 +110,6 @@ _CUT = {
 }
 
 
-def read_row(raw: bytes) -> EntryResult:
-    """Read one row.
-
-    :raises MalformedResponseError: it is no row, or has no key.
-    """
-    return jsonl.read_row(_read, _decoder, raw)
-
-
 def _read(row: _Row) -> EntryResult:
     key = row.key or (row.metadata.key if row.metadata else None)
     if not key:
@@ -154,9 +146,10 @@ def _error_of(error: _Error | str | None) -> EntryError | None:
 
 
 def _embedded(key: str, response: _Response, embedding: _Embedding) -> EntryResult:
-    tokens = count_of(
-        response.usage_metadata.prompt_token_count if response.usage_metadata else None, response.token_count
-    )
+    metadata = response.usage_metadata
+    tokens = count_of(metadata.prompt_token_count) if metadata is not None else None
+    if tokens is None:
+        tokens = count_of(response.token_count)
     return EntryResult(
         wire_id=key,
         status=_COMPLETED if embedding.values else _FAILED,
@@ -211,10 +204,14 @@ def _usage(usage: _Usage) -> Usage | None:
     return usage_of(
         _sum(count_of(usage.prompt_token_count), count_of(usage.tool_use_prompt_token_count)),
         _sum(count_of(usage.candidates_token_count), thoughts),
-        cached=count_of(usage.cached_content_token_count),
-        reasoning=thoughts,
+        cached=usage.cached_content_token_count or 0,
+        reasoning=thoughts or 0,
     )
 
 
 def _sum(first: int | None, second: int | None) -> int | None:
     return None if first is None and second is None else (first or 0) + (second or 0)
+
+
+#: Reads one row.
+read_row = jsonl.row_reader(_read, _decoder)

@@ -18,6 +18,7 @@ from airflow_raif.domain.usage import Usage
 
 RowT = TypeVar("RowT", bound=msgspec.Struct)
 AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
+RowReader = Callable[[bytes], EntryResult]
 #: What may stand around a line: Windows' line end, and the byte order mark that some tools put before a file.
 _AROUND = b"\r \t\xef\xbb\xbf"
 #: More tokens than any row has; a larger number is something else. The tables hold the price of many such rows.
@@ -82,19 +83,22 @@ class _Id(msgspec.Struct):
 _find_id = re.compile(rb'"(?:custom_id|key)"\s*:\s*"([\w-]+)"').search
 
 
-def read_row(read: Callable[[RowT], EntryResult], decoder: msgspec.json.Decoder[RowT], raw: bytes) -> EntryResult:
-    """Read one result row, as far as it goes.
+def row_reader(read: Callable[[RowT], EntryResult], decoder: msgspec.json.Decoder[RowT]) -> RowReader:
+    """Return a function that reads one result row, as far as it goes.
 
     A row of the documented shape is read at once. In any other a field of the wrong type counts as absent: servers
     that speak a provider's dialect get small things wrong, and the answer is paid for. If what is left is no answer,
-    it is that entry's failure.
-
-    :raises MalformedResponseError: it is no JSON, or has no id.
+    it is that entry's failure. :class:`MalformedResponseError` is raised for what is no JSON, or has no id.
     """
-    try:
-        return _named(read(decoder.decode(raw)))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MalformedResponseError) as error:
-        return _read_odd(read, decoder.type, raw, error)
+    decode = decoder.decode
+
+    def read_row(raw: bytes) -> EntryResult:
+        try:
+            return _named(read(decode(raw)))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MalformedResponseError) as error:
+            return _read_odd(read, decoder.type, raw, error)
+
+    return read_row
 
 
 def _named(result: EntryResult) -> EntryResult:
@@ -175,16 +179,22 @@ def _fit(value: Any, kind: inspect.Type) -> Any:
         return _ABSENT
 
 
-def count_of(first: float | None, second: float | None = None) -> int | None:
-    """Return the first that is a number of tokens, whole; ``None``: neither is."""
-    if first is not None and 0 <= first < _MOST_TOKENS:
-        return int(first)
-    return count_of(second) if second is not None else None
-
-
-def usage_of(given: int | None, answered: int | None, *, cached: int | None, reasoning: int | None) -> Usage | None:
+def usage_of(
+    given: float | None, answered: float | None, *, cached: float | None, reasoning: float | None
+) -> Usage | None:
     """Return the usage of a row; what is a part of something is never more than that, whatever a server says."""
+    try:
+        if 0 <= cached <= given < _MOST_TOKENS and 0 <= reasoning <= answered < _MOST_TOKENS:  # type: ignore[operator]
+            return Usage(int(given), int(cached), 0, int(answered), int(reasoning))  # type: ignore[arg-type]
+    except TypeError:
+        pass  # one is not told
+    given, answered = count_of(given), count_of(answered)
     if given is None and answered is None:
         return None
     given, answered = given or 0, answered or 0
-    return Usage(given, min(cached or 0, given), 0, answered, min(reasoning or 0, answered))
+    return Usage(given, min(count_of(cached) or 0, given), 0, answered, min(count_of(reasoning) or 0, answered))
+
+
+def count_of(value: float | None) -> int | None:
+    """Return a number of tokens, whole; ``None``: it is none."""
+    return int(value) if value is not None and 0 <= value < _MOST_TOKENS else None

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from airflow_raif.adapters import jsonl
-from airflow_raif.adapters.jsonl import count_of, usage_of
+from airflow_raif.adapters.jsonl import usage_of
 from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.result import EntryError, EntryResult, ToolCall
 from airflow_raif.domain.status import EntryStatus, FailureReason
@@ -130,14 +130,6 @@ _CUT = {
 }
 
 
-def read_row(raw: bytes) -> EntryResult:
-    """Read a row of any of the three endpoints.
-
-    :raises MalformedResponseError: it is no row, or has no custom_id.
-    """
-    return jsonl.read_row(_read, _decoder, raw)
-
-
 def _read(row: _Row) -> EntryResult:
     response = row.response
     body = response.body if response is not None else None
@@ -216,11 +208,10 @@ def _from_chat(wire_id: str, body: _Body) -> EntryResult:
     content = message.content
     if isinstance(content, list):
         content = "".join(each.text or "" for each in content)
-    calls = [
-        ToolCall(call.id or "", call.function.name or "", _arguments(call.function.arguments))
-        for call in message.tool_calls or ()
-        if call.function is not None
-    ]
+    calls: list[ToolCall] = []
+    for call in message.tool_calls or ():
+        if call.function is not None:
+            calls.append(ToolCall(call.id or "", call.function.name or "", _arguments(call.function.arguments)))
     return _judged(wire_id, body, content, calls, message.refusal, choice.finish_reason)
 
 
@@ -279,10 +270,10 @@ def _usage(usage: _Usage) -> Usage | None:
     read = usage.input_tokens_details or usage.prompt_tokens_details
     written = usage.output_tokens_details or usage.completion_tokens_details
     return usage_of(
-        count_of(usage.input_tokens, usage.prompt_tokens),
-        count_of(usage.output_tokens, usage.completion_tokens),
-        cached=count_of(read.cached_tokens) if read is not None else None,
-        reasoning=count_of(written.reasoning_tokens) if written is not None else None,
+        usage.prompt_tokens if usage.input_tokens is None else usage.input_tokens,
+        usage.completion_tokens if usage.output_tokens is None else usage.output_tokens,
+        cached=read.cached_tokens if read is not None else 0,
+        reasoning=written.reasoning_tokens if written is not None else 0,
     )
 
 
@@ -293,3 +284,7 @@ def _arguments(given: Any) -> Any:
         return _decode_any(given or "null")
     except (msgspec.DecodeError, RecursionError):
         return given
+
+
+#: Reads a row of any of the three endpoints.
+read_row = jsonl.row_reader(_read, _decoder)
