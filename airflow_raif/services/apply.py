@@ -24,6 +24,11 @@ from airflow_raif.store import EntryRow
 
 #: Name of the result file in its folder.
 RESULT_FILE = "results.jsonl"
+#: Bytes of results read, and of rows written, at one time; a batch may have many parts, each with a file that is read.
+BLOCK_BYTES = 64 * 1024
+_LINE_END_BYTES = len(b"\r\n")
+_COMMA = ord(",")
+_COMPLETED = EntryStatus.COMPLETED.value
 
 
 def apply_results(runtime: Runtime, batch_id: str, destination: Folder, name: str = RESULT_FILE) -> Batch:
@@ -66,7 +71,8 @@ def _write(runtime: Runtime, batch: Batch, destination: Folder, name: str) -> No
         columns = split_lines(folder.blocks(ROWS_FILE)()) if has_columns else repeat((0, b"{}"))
         file = stack.enter_context(destination.write(name))
         for entries in runtime.store.iter_entries(batch):
-            file.writelines(writer.rows(entries, columns))
+            for block in writer.rows(entries, columns):
+                file.write(block)
 
 
 class _Error(msgspec.Struct, gc=False):
@@ -100,6 +106,25 @@ def _usd(pico: int | None) -> Decimal | float | None:
     return pico / 1e12 if pico is not None and pico < 10**15 else usd(pico)
 
 
+class _ResultsFile:
+    """Raw results by their place in a file, mostly one after the other."""
+
+    def __init__(self, file_number: int) -> None:
+        self._file_number = file_number
+        self._block = b""
+        self._start = self._last = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return a result; if it follows the last one, what comes after it is read along with it."""
+        start, end = offset - self._start, offset - self._start + length
+        if start < 0 or end > len(self._block):
+            is_next = 0 <= offset - self._last <= _LINE_END_BYTES
+            self._block = os.pread(self._file_number, max(length, BLOCK_BYTES if is_next else 0), offset)
+            self._start, start, end = offset, 0, length
+        self._last = offset + length
+        return self._block[start:end]
+
+
 class _RowWriter:
     """Builds result rows from the store's entries and the spooled results."""
 
@@ -107,19 +132,33 @@ class _RowWriter:
         self._uri = folder.uri
         self._read_raw = runtime.adapter.apply_batch_result
         self._parse = make_parser(batch.output_schema)
-        self._results: dict[int, int] = {
-            part.number: stack.enter_context(folder.local_copy(results_file(part.number))).fileno()
+        self._results: dict[int, _ResultsFile] = {
+            part.number: _ResultsFile(stack.enter_context(folder.local_copy(results_file(part.number))).fileno())
             for part in batch.parts
             if folder.exists(results_file(part.number))
         }
 
-    def rows(self, entries: list[EntryRow], columns: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
-        encode = msgspec.json.Encoder(decimal_format="number").encode
+    def rows(self, entries: list[EntryRow], columns: Iterator[tuple[int, bytes]]) -> Iterator[bytearray]:
+        """Yield result rows, many in one block, which is written over when the next one is asked for."""
+        encode_into = msgspec.json.Encoder(decimal_format="number").encode_into
+        block = bytearray()
         lines = [line for _, line in islice(columns, len(entries))]
         for entry, line in zip(entries, lines, strict=True):
+            block += b'{"custom_id":'
+            encode_into(entry.custom_id, block, -1)
             # The user's columns are JSON already: they go between the id and the result as they are.
-            own = b"," + line[1:-1] if len(line) > 2 else b""
-            yield b'{"custom_id":%b%b,%b\n' % (encode(entry.custom_id), own, encode(self._result(entry))[1:])
+            if len(line) > 2:
+                block += b","
+                block += line[1:-1]
+            end = len(block)
+            encode_into(self._result(entry), block, end)
+            # In the place of the brace that opens the result, which makes one object of both.
+            block[end] = _COMMA
+            block += b"\n"
+            if len(block) > BLOCK_BYTES:
+                yield block
+                block.clear()
+        yield block
 
     def _result(self, entry: EntryRow) -> _Result:
         row = _Result(entry.status, entry.reason)
@@ -128,7 +167,7 @@ class _RowWriter:
         if entry.result_offset is None or entry.result_length is None or entry.result_part is None:
             return row
         result = self._read_raw(self._raw(entry.result_part, entry.result_offset, entry.result_length))
-        if entry.status == EntryStatus.COMPLETED:
+        if entry.status == _COMPLETED:
             row.output = self._output(result.text) if result.text is not None else result.embedding
         else:
             row.raw_output = result.text
@@ -146,7 +185,7 @@ class _RowWriter:
                 f"the results of part {part} are not in the spool at {self._uri} any more; put {results_file(part)}"
                 " back to apply the batch"
             )
-        return os.pread(self._results[part], length, offset)
+        return self._results[part].read(offset, length)
 
     def _output(self, text: str) -> Any:
         try:
