@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Table, case, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import EntryOutcome
@@ -20,6 +20,7 @@ NewEntry = tuple[int, str, int, int, int]
 #: An entry's index, and the part, offset and length of the request that repeats it.
 Moved = tuple[int, int, int, int]
 _NO_USAGE = (None,) * len(USAGE_COLUMNS)
+_COMPLETED = EntryStatus.COMPLETED.value
 
 _PAID_REASONS = ("invalid_output", "truncated", "refused")
 _NEW_COLUMNS = ("batch_key", "idx", "custom_id", "part_number", "request_offset", "request_length", "status")
@@ -136,7 +137,7 @@ def record(connection: Connection, batch_key: int, outcomes: Sequence[EntryOutco
 
 
 def _worth(outcome: EntryOutcome) -> int:
-    if outcome.status == EntryStatus.COMPLETED:
+    if outcome.status == _COMPLETED:
         return 2
     return int(outcome.reason in _PAID_REASONS)
 
@@ -186,13 +187,12 @@ def batch_sums(connection: Connection, batch_key: int) -> dict[str, Any]:
 def _sums(connection: Connection, table: Table, *where: ColumnElement[bool]) -> dict[str, Any]:
     """Sum the money columns; a sum over nothing known is null."""
     columns = (*USAGE_COLUMNS, "batch_cost", "standard_cost")
-    is_estimated = select(table.c.batch_key).where(*where, table.c.cost_is_estimated).exists()
     totals = [func.sum(table.c[name]).label(name) for name in columns]
-    statement = select(*totals, select(is_estimated).scalar_subquery().label("est"))
-    row = connection.execute(statement.where(*where)).mappings().one()
+    estimated = func.max(case((table.c.cost_is_estimated, 1), else_=0)).label("estimated")
+    row = connection.execute(select(*totals, estimated).where(*where)).mappings().one()
     # PostgreSQL sums BIGINT to a decimal.
     values: dict[str, Any] = {name: None if row[name] is None else int(row[name]) for name in columns}
-    return {**values, "cost_is_estimated": bool(row["est"])}
+    return {**values, "cost_is_estimated": bool(row["estimated"])}
 
 
 def repeatable(connection: Connection, batch_key: int, reasons: Sequence[str], start: int, size: int) -> list[Repeat]:
