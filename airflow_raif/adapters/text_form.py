@@ -11,6 +11,7 @@ from airflow_raif.domain.errors import InvalidRequestError
 from airflow_raif.domain.request import EntryRequest
 
 _encode = msgspec.json.Encoder().encode
+_FORMS = ("prompt", "messages", "body")
 ROLES = frozenset(("user", "assistant", "system", "developer"))
 
 
@@ -19,8 +20,8 @@ def check_form(request: EntryRequest) -> None:
 
     :raises InvalidRequestError: it has none or several, or one of the wrong kind.
     """
-    given = [name for name in ("prompt", "messages", "body") if getattr(request, name) is not None]
-    if len(given) != 1:
+    if (request.prompt is None) + (request.messages is None) + (request.body is None) != len(_FORMS) - 1:
+        given = [name for name in _FORMS if getattr(request, name) is not None]
         has = " and ".join(given) if given else "neither prompt nor messages nor body"
         raise InvalidRequestError(f"the request has {has}; give exactly one of prompt, messages and body")
     if request.prompt is not None and (not isinstance(request.prompt, str) or not request.prompt):

@@ -58,12 +58,14 @@ def request_of(row: Any, index: int) -> EntryRequest:
         return row
     if isinstance(row, str):
         return EntryRequest(prompt=row)
-    if not isinstance(row, Mapping):
+    if not isinstance(row, (dict, Mapping)):
         raise InvalidRequestError(
             f"row {index} is a {type(row).__name__}; give a prompt, a mapping or an EntryRequest", row=index
         )
-    fields: dict[str, Any] = {name: value for name, value in row.items() if name in _REQUEST_FIELDS}
-    columns: dict[str, Any] = {name: value for name, value in row.items() if name not in _REQUEST_FIELDS}
+    fields: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
+    for name, value in row.items():
+        (fields if name in _REQUEST_FIELDS else columns)[name] = value
     if "system_prompt" in columns:
         fields["system"] = columns.pop("system_prompt")
     _check_columns(columns, index)
@@ -98,7 +100,7 @@ def _check_columns(columns: Mapping[Any, Any], index: int) -> None:
 
 def _take_native_params(fields: dict[str, Any]) -> None:
     params = fields.get("params")
-    if not isinstance(params, Mapping) or fields.keys() & {"prompt", "messages", "body"}:
+    if params is None or not isinstance(params, Mapping) or fields.keys() & {"prompt", "messages", "body"}:
         return
     if any(mark in params for mark in _NATIVE_MARKS):
         fields["body"] = fields.pop("params")
