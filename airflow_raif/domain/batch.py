@@ -92,6 +92,10 @@ class Part(msgspec.Struct, kw_only=True):
     ended_at: datetime | None = None
     expires_at: datetime | None = None
     results_fetched_at: datetime | None = None
+    #: Of a part whose rows were applied by themselves: the first of them, where their results are, and since when.
+    first_row: int | None = None
+    result_uri: str | None = None
+    applied_at: datetime | None = None
 
     @property
     def is_cancel_requested(self) -> bool:
@@ -146,6 +150,11 @@ class Batch(msgspec.Struct, kw_only=True):
     files_deleted_at: datetime | None = None
     spool_deleted_at: datetime | None = None
     parts: list[Part] = msgspec.field(default_factory=list)
+
+    @property
+    def first_parts(self) -> list[Part]:
+        """The parts that its input was cut into, which together have all rows; those of rounds repeat some of them."""
+        return [part for part in self.parts if part.round == 0 and part.request_count]
 
     @property
     def is_sent(self) -> bool:

@@ -131,21 +131,30 @@ class BatchHook(BaseHook):
         with open_batch_runtime(batch_id) as (runtime, _):
             return fetch_batch_results(runtime, batch_id)
 
-    def advance_batch(self, batch_id: str) -> Batch:
-        """Do what the batch needs next: submit what is pending, fetch what has ended, open a round."""
+    def advance_batch(self, batch_id: str, *, part: int | None = None) -> Batch:
+        """Do what the batch needs next: submit what is pending, fetch what has ended, open a round.
+
+        :param part: only for the rows of this part.
+        """
         from airflow_raif.hooks.runtime import open_batch_runtime
-        from airflow_raif.services.advance import advance_batch
+        from airflow_raif.services.advance import advance_batch, advance_part
 
         with open_batch_runtime(batch_id) as (runtime, _):
-            return advance_batch(runtime, batch_id)
+            return advance_batch(runtime, batch_id) if part is None else advance_part(runtime, batch_id, part).batch
 
-    def apply_batch_results(self, batch_id: str, output_path: str | None = None) -> str:
-        """Write one row per input row; return the result file's address."""
+    def apply_batch_results(self, batch_id: str, output_path: str | None = None, *, part: int | None = None) -> str:
+        """Write one row per input row; return the result file's address.
+
+        :param part: only the rows of this part, into a file of its own.
+        """
         from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.hooks.spool import result_folder
-        from airflow_raif.services.apply import apply_results
+        from airflow_raif.services.apply import apply_part, apply_results
 
         with open_batch_runtime(batch_id) as (runtime, _):
+            if part is not None:
+                share = apply_part(runtime, batch_id, part, result_folder(output_path, batch_id))
+                return str(share.part.result_uri)
             return str(apply_results(runtime, batch_id, result_folder(output_path, batch_id)).result_uri)
 
     def cancel_batch(self, batch_id: str) -> BatchStatus:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from airflow_raif.domain.batch import Batch, Claim
     from airflow_raif.services.runtime import Runtime
+    from airflow_raif.services.share import Share
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,14 @@ def batch_id_of(batch: str | Mapping[str, Any]) -> str:
     if not isinstance(batch_id, str) or not batch_id:
         raise AirflowFailException(f"give a batch id or a batch's manifest, not {batch!r:.100}")
     return batch_id
+
+
+def part_number_of(part: int | str | Mapping[str, Any]) -> int:
+    """Return the number of a part: itself, as a template renders it, or that of a part in a manifest."""
+    number = part.get("number") if isinstance(part, Mapping) else part
+    if isinstance(number, bool) or not str(number).isdecimal():
+        raise AirflowFailException(f"give the number of a part, from 0, not {part!r:.100}")
+    return int(str(number))
 
 
 @contextmanager
@@ -115,9 +124,10 @@ class Patience:
         submitted = [part.submitted_at for part in batch.parts if part.submitted_at]
         return max(submitted, default=batch.created_at).timestamp() + DEFAULT_TIMEOUT
 
-    def proceed(self, runtime: Runtime, batch: Batch) -> Batch:
+    def proceed(self, runtime: Runtime, batch: Batch, *, may_fetch: bool = True) -> Batch:
         """Ask the provider once, then do whatever the batch needs next: cancel a late one, fetch, open a round.
 
+        :param may_fetch: whether results and rounds are the caller's.
         :raises DeadlineExceededError: time is up and the batch is not to be canceled, or does not stop.
         :raises TransientProviderError: the provider does not answer; see :meth:`outlast`.
         """
@@ -127,7 +137,24 @@ class Patience:
         is_late = time() >= self.end_time(batch)
         if not fetch_batch_status(runtime, batch.batch_id).is_terminal and is_late:
             self._give_up(runtime, batch)
-        return advance_batch(runtime, batch.batch_id, may_repeat=not is_late)
+        return advance_batch(runtime, batch.batch_id, may_repeat=not is_late, may_fetch=may_fetch)
+
+    def proceed_part(self, runtime: Runtime, batch: Batch, number: int) -> Share:
+        """Fetch what rows of one part have, open a round of it, and ask the provider for that once.
+
+        :raises DeadlineExceededError: time is up for the round; it goes on.
+        :raises TransientProviderError: the provider does not answer; see :meth:`outlast`.
+        """
+        from airflow_raif.services.advance import advance_part
+        from airflow_raif.services.poll import fetch_batch_status
+
+        share = advance_part(runtime, batch.batch_id, number)
+        if not share.is_fetched:
+            fetch_batch_status(runtime, batch.batch_id, share.numbers)
+            share = advance_part(runtime, batch.batch_id, number)
+        if not share.is_fetched and time() >= self.end_time(share.batch):
+            self._give_up(runtime, share.batch)
+        return share
 
     def outlast(self, batch: Batch, error: Exception) -> None:
         """Raise the error of a provider that does not answer, if time is long up; otherwise it is waited out."""

@@ -198,25 +198,31 @@ class SubmitBatchOperator(_RequestsOperator):
 class ApplyBatchResultsOperator(BaseOperator):
     """Fetch a terminal batch's results and write one row per input row, in input order.
 
-    Returns the manifest with counts, usage, cost and ``result_uri``.
+    Returns the manifest with counts, usage, cost and ``result_uri``. With ``part``, all of it is about the rows of one
+    part, so that mapped tasks share the work: ``.partial(batch=submit.output).expand(part=wait.output)``, where
+    ``wait`` is a ``WaitForBatchSensor(returns="parts")``. Each sends its part's failed entries again in rounds, for
+    which it waits deferred, and writes a file of its own. The batch is applied with the last of them.
 
     :param batch: a batch's manifest or id.
+    :param part: number of the part whose rows to apply; default: all rows.
     :param output_path: folder for the result file; default: the configured result folder, then the batch id.
     :param max_failed_fraction: the task fails if more of the entries failed, or all of them.
     """
 
-    template_fields: Sequence[str] = ("batch", "output_path")
+    template_fields: Sequence[str] = ("batch", "part", "output_path")
 
     def __init__(
         self,
         *,
         batch: str | Mapping[str, Any],
+        part: int | str | Mapping[str, Any] | None = None,
         output_path: str | None = None,
         max_failed_fraction: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.batch = batch
+        self.part = part
         self.output_path = output_path
         self.max_failed_fraction = max_failed_fraction
 
@@ -225,7 +231,35 @@ class ApplyBatchResultsOperator(BaseOperator):
         from airflow_raif.hooks.runtime import open_batch_runtime
 
         with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
+            if self.part is not None:
+                return self._apply_part(runtime, batch, _waiting.part_number_of(self.part), context)
             return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on after a round of the part, or an outage of the provider."""
+        _waiting.check_event(event)
+        return self.execute(context)
+
+    def _apply_part(self, runtime: Runtime, batch: Batch, number: int, context: Context) -> dict[str, Any]:
+        from airflow_raif.domain.errors import TransientProviderError
+        from airflow_raif.hooks.spool import result_folder
+        from airflow_raif.services.apply import apply_part
+        from airflow_raif.services.manifest import part_manifest_of
+        from airflow_raif.services.outcome import check_outcome
+
+        # The batch is others' as well, so nothing that becomes of this task cancels it.
+        patience = _waiting.Patience(cancel_on_timeout=False, cancel_on_kill=False)
+        try:
+            share = patience.proceed_part(runtime, batch, number)
+        except TransientProviderError as error:
+            patience.pause(self, batch, "execute_complete", error)
+        if not share.is_fetched:
+            patience.defer(self, share.batch, "execute_complete")
+        share = apply_part(runtime, batch.batch_id, number, result_folder(self.output_path, batch.batch_id))
+        manifest = part_manifest_of(runtime, share)
+        context["ti"].xcom_push(key="raif_manifest", value=manifest)
+        check_outcome(runtime, share.batch, max_failed_fraction=self.max_failed_fraction, share=share)
+        return manifest
 
 
 class CancelBatchOperator(BaseOperator):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
@@ -25,9 +25,11 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
 
     Entries that failed in a way worth repeating are sent again in rounds, as the batch was submitted to.
 
-    Returns the manifest.
+    Returns the manifest, or the numbers of the parts.
 
     :param batch: a batch's manifest or id.
+    :param returns: ``parts`` returns a list to expand ``ApplyBatchResultsOperator`` over. Then the results are fetched,
+        and failed entries sent again, by the mapped tasks, each for its part, and the sensor does neither.
     :param deferrable: free the worker while waiting.
     :param poll_interval: seconds between polls; default: the schedule ``[raif] poll_intervals``.
     :param timeout: seconds from the first submission after which waiting ends and no round is opened any more;
@@ -43,6 +45,7 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
         self,
         *,
         batch: str | Mapping[str, Any],
+        returns: Literal["manifest", "parts"] = "manifest",
         deferrable: bool = True,
         poll_interval: float | None = None,
         timeout: float | timedelta | None = None,
@@ -58,6 +61,7 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
         # Ours ends first: Airflow's would leave the batch running.
         super().__init__(timeout=timedelta(days=365).total_seconds(), **kwargs)
         self.batch = batch
+        self.returns: Literal["manifest", "parts"] = returns
         self.deferrable = deferrable
         self.poll_interval = poll_interval
         self.cancel_on_timeout = cancel_on_timeout
@@ -68,8 +72,8 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
         self._begin(context)
         return self._wait() if self.deferrable else super().execute(context)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the manifest, or wait on: a round was opened, or the batch is being canceled."""
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any] | list[int]:
+        """Return the manifest or parts, or wait on: a round was opened, or the batch is being canceled."""
         self._begin(context)
         _waiting.check_event(event)
         return self._wait()
@@ -77,15 +81,14 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
     def poke(self, context: Context) -> PokeReturnValue:
         """Ask once; an outage of the provider is no answer."""
         from airflow_raif.domain.errors import TransientProviderError
-        from airflow_raif.services.manifest import manifest_of
 
         with _waiting.airflow_errors(), self._runtime() as (runtime, batch):
             try:
-                batch = self._patience.proceed(runtime, batch)
+                batch = self._proceed(runtime, batch)
             except TransientProviderError as error:
                 self._patience.outlast(batch, error)
                 return PokeReturnValue(is_done=False)
-            return PokeReturnValue(_waiting.is_done(batch), manifest_of(runtime, batch))
+            return PokeReturnValue(self._is_done(batch), self._result(runtime, batch))
 
     def _find_batch_id(self, claim: Claim) -> str | None:
         return _waiting.batch_id_of(self.batch)
@@ -95,15 +98,27 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
 
         return open_batch_runtime(_waiting.batch_id_of(self.batch), self._is_told_to_end)
 
-    def _wait(self) -> dict[str, Any]:
+    def _wait(self) -> dict[str, Any] | list[int]:
         from airflow_raif.domain.errors import TransientProviderError
-        from airflow_raif.services.manifest import manifest_of
 
         with _waiting.airflow_errors(), self._runtime() as (runtime, batch):
             try:
-                batch = self._patience.proceed(runtime, batch)
+                batch = self._proceed(runtime, batch)
             except TransientProviderError as error:
                 self._patience.pause(self, batch, "execute_complete", error)
-            if not _waiting.is_done(batch):
+            if not self._is_done(batch):
                 self._patience.defer(self, batch, "execute_complete")
-            return manifest_of(runtime, batch)
+            return self._result(runtime, batch)
+
+    def _proceed(self, runtime: Runtime, batch: Batch) -> Batch:
+        return self._patience.proceed(runtime, batch, may_fetch=self.returns == "manifest")
+
+    def _is_done(self, batch: Batch) -> bool:
+        return batch.status.is_terminal if self.returns == "parts" else _waiting.is_done(batch)
+
+    def _result(self, runtime: Runtime, batch: Batch) -> dict[str, Any] | list[int]:
+        from airflow_raif.services.manifest import manifest_of
+
+        if self.returns == "parts":
+            return [part.number for part in batch.first_parts]
+        return manifest_of(runtime, batch)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Sequence
 
-from airflow_raif.domain.batch import Batch
-from airflow_raif.domain.errors import BatchNotFoundError, RejectedError
+from airflow_raif.domain.batch import Batch, Part
+from airflow_raif.domain.errors import BatchNotFoundError, InvalidBatchError, RejectedError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.fetch import fetch_ended_parts
-from airflow_raif.services.rounds import open_round
+from airflow_raif.services.rounds import has_round_left, open_round
 from airflow_raif.services.runtime import Runtime
+from airflow_raif.services.share import Share, find_share
 from airflow_raif.services.stragglers import send_stragglers
-from airflow_raif.services.submit import submit_pending
+from airflow_raif.services.submit import submit_part, submit_pending
 
 log = logging.getLogger(__name__)
 
 
-def advance_batch(runtime: Runtime, batch_id: str, *, may_repeat: bool = True) -> Batch:
+def advance_batch(runtime: Runtime, batch_id: str, *, may_repeat: bool = True, may_fetch: bool = True) -> Batch:
     """Submit what is pending; fetch what has ended; open a new round for what is worth repeating.
 
     :param may_repeat: whether a new round may be opened.
+    :param may_fetch: False leaves results and rounds to :func:`advance_part` of each part.
     :return: the batch: terminal and fetched if nothing is left to do, otherwise waiting at the provider.
     :raises AmbiguousSubmitError: several batches at the provider may be one of its parts.
     :raises ProviderError: the provider refused or failed; a later call goes on from there.
@@ -36,7 +39,7 @@ def advance_batch(runtime: Runtime, batch_id: str, *, may_repeat: bool = True) -
         if not all(part.is_synchronous for part in pending):
             _submit(runtime, batch)
         batch = runtime.store.get_batch(batch_id) if pending else batch
-        if not batch.status.is_terminal:
+        if not batch.status.is_terminal or not may_fetch:
             return batch
         batch = fetch_ended_parts(runtime, batch_id)
         if may_repeat and batch.results_fetched_at is not None:
@@ -47,6 +50,46 @@ def advance_batch(runtime: Runtime, batch_id: str, *, may_repeat: bool = True) -
             return latest
 
 
+def advance_part(runtime: Runtime, batch_id: str, number: int, *, may_repeat: bool = True) -> Share:
+    """Do for the rows of one part what :func:`advance_batch` does for all; other parts are left alone.
+
+    Each part has rounds of its own, so that those who work on different parts need not wait for each other.
+
+    :return: the part's rows: fetched if nothing is left to do, otherwise waiting at the provider in a round.
+    :raises InvalidBatchError: the batch has no such part, or it has not ended.
+    :raises ProviderError: the provider refused or failed; a later call goes on from there.
+    """
+    while True:
+        share = find_share(runtime, batch_id, number)
+        if not share.part.status.is_terminal:
+            raise InvalidBatchError(
+                f"part {number} of batch {batch_id} is {share.part.status} and has not ended; wait for the batch first"
+            )
+        if pending := [part for part in share.parts if part.status is BatchStatus.PENDING]:
+            _submit_round(runtime, share.batch, pending)
+            share = find_share(runtime, batch_id, number)
+        if not all(part.status.is_terminal for part in share.parts):
+            return share
+        batch = fetch_ended_parts(runtime, batch_id, [part.number for part in share.parts])
+        if not (may_repeat and has_round_left(runtime, batch, share)):
+            return find_share(runtime, batch_id, number)
+        # If it is not opened since others added parts to the batch meanwhile, it is tried again.
+        is_open = open_round(runtime, batch, share)
+        if not is_open and len(runtime.store.get_batch(batch_id).parts) == len(batch.parts):
+            return find_share(runtime, batch_id, number)
+
+
+def _submit_round(runtime: Runtime, batch: Batch, pending: Sequence[Part]) -> None:
+    try:
+        for part in pending:
+            if part.is_synchronous:
+                send_stragglers(runtime, batch, part)
+            else:
+                submit_part(runtime, batch, part)
+    except (RejectedError, BatchNotFoundError) as error:
+        _give_up_round(runtime, batch, error, [part.number for part in pending])
+
+
 def _submit(runtime: Runtime, batch: Batch) -> None:
     """Submit pending parts; a round that the provider refuses ends as failed, since the rounds before it were paid."""
     try:
@@ -55,5 +98,9 @@ def _submit(runtime: Runtime, batch: Batch) -> None:
         batch = runtime.store.get_batch(batch.batch_id)
         if not all(part.round for part in batch.parts if part.status is BatchStatus.PENDING):
             raise
-        log.warning("Round of batch %s cannot be submitted and is given up: %s", batch.batch_id, error)
-        runtime.store.fail_unsent_round(batch, str(error), runtime.clock())
+        _give_up_round(runtime, batch, error)
+
+
+def _give_up_round(runtime: Runtime, batch: Batch, error: Exception, numbers: Collection[int] | None = None) -> None:
+    log.warning("Round of batch %s cannot be submitted and is given up: %s", batch.batch_id, error)
+    runtime.store.fail_unsent_round(batch, str(error), runtime.clock(), numbers)

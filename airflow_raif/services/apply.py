@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from decimal import Decimal
-from itertools import islice, repeat
 from typing import Any
 
 import msgspec
 
-from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.result import ToolCall
 from airflow_raif.domain.status import EntryStatus
 from airflow_raif.domain.usage import Usage, usd
 from airflow_raif.services.output import InvalidOutputError, make_parser
+from airflow_raif.services.row_files import columns_reader
 from airflow_raif.services.runtime import Runtime
-from airflow_raif.spool.files import ROWS_FILE, Folder, results_file
-from airflow_raif.store import EntryRow
+from airflow_raif.services.share import Share, check_spool, find_share
+from airflow_raif.spool.files import Folder, results_file
+from airflow_raif.store import EntryRow, PartRows
 
 #: Name of the result file in its folder.
 RESULT_FILE = "results.jsonl"
@@ -29,6 +29,8 @@ BLOCK_BYTES = 64 * 1024
 _LINE_END_BYTES = len(b"\r\n")
 _COMMA = ord(",")
 _COMPLETED = EntryStatus.COMPLETED.value
+#: Name of the result file of one part's rows, by the first of them, so that names and input are in one order.
+PART_FILE = "results-{:012d}.jsonl"
 
 
 def apply_results(runtime: Runtime, batch_id: str, destination: Folder, name: str = RESULT_FILE) -> Batch:
@@ -51,28 +53,54 @@ def apply_results(runtime: Runtime, batch_id: str, destination: Folder, name: st
             )
         if batch.applied_at is not None and batch.result_uri == uri and destination.exists(name):
             return batch
-        if batch.spool_deleted_at is not None:
-            raise InvalidBatchError(
-                f"the spool of batch {batch_id} was deleted on {batch.spool_deleted_at:%Y-%m-%d}, and"
-                f" {batch.result_uri} is the only result file there was; to pay for these answers again, trigger a new"
-                " run"
-            )
+        check_spool(batch, batch.result_uri)
         _write(runtime, batch, destination, name)
         if runtime.store.mark_applied(batch, uri, runtime.clock()):
             return runtime.store.get_batch(batch_id)
 
 
-def _write(runtime: Runtime, batch: Batch, destination: Folder, name: str) -> None:
+def apply_part(runtime: Runtime, batch_id: str, number: int, destination: Folder) -> Share:
+    """Write the results of the rows that one part was made of, as :func:`apply_results` does those of all.
+
+    The names of the files of a batch's parts follow the input; rows that rounds repeated are with those of their first
+    part. Of a batch with several models, each file has rows of one. The batch is applied with the last of its parts.
+
+    :raises InvalidBatchError: the batch has no such part, or its results have not been fetched.
+    """
+    while True:
+        share = find_share(runtime, batch_id, number)
+        if not share.is_fetched:
+            raise InvalidBatchError(
+                f"the results of part {number} of batch {batch_id} were not fetched; fetch them first"
+            )
+        name = PART_FILE.format(share.rows.start)
+        part, uri = share.part, destination.uri_of(name)
+        if part.applied_at is not None and part.result_uri == uri and destination.exists(name):
+            return share
+        check_spool(share.batch, part.result_uri)
+        written = _write(runtime, share.batch, destination, name, share.rows)
+        if written != part.request_count:
+            raise AssertionError(f"part {number} of batch {batch_id} has {part.request_count} rows, not {written}")
+        if runtime.store.mark_part_applied(share.batch, part, share.rows, share.numbers, uri, runtime.clock()):
+            return find_share(runtime, batch_id, number)
+
+
+def _write(runtime: Runtime, batch: Batch, destination: Folder, name: str, rows: PartRows | None = None) -> int:
+    """Write the result rows of a batch, or of some rows of it; return how many they are."""
+    count = 0
     with ExitStack() as stack:
         folder = runtime.folder(batch.batch_id)
         writer = _RowWriter(runtime, batch, folder, stack)
         # A batch that was given up before its input was read to the end has no fingerprint and no columns.
-        has_columns = batch.fingerprint is not None
-        columns = split_lines(folder.blocks(ROWS_FILE)()) if has_columns else repeat((0, b"{}"))
+        read_columns = (
+            columns_reader(folder) if batch.fingerprint is not None else lambda indexes: [b"{}"] * len(indexes)
+        )
         file = stack.enter_context(destination.write(name))
-        for entries in runtime.store.iter_entries(batch):
-            for block in writer.rows(entries, columns):
+        for entries in runtime.store.iter_entries(batch, rows):
+            for block in writer.rows(entries, read_columns):
                 file.write(block)
+            count += len(entries)
+    return count
 
 
 class _Error(msgspec.Struct, gc=False):
@@ -129,20 +157,19 @@ class _RowWriter:
     """Builds result rows from the store's entries and the spooled results."""
 
     def __init__(self, runtime: Runtime, batch: Batch, folder: Folder, stack: ExitStack) -> None:
-        self._uri = folder.uri
+        self._folder = folder
+        self._stack = stack
         self._read_raw = runtime.adapter.apply_batch_result
         self._parse = make_parser(batch.output_schema)
-        self._results: dict[int, _ResultsFile] = {
-            part.number: _ResultsFile(stack.enter_context(folder.local_copy(results_file(part.number))).fileno())
-            for part in batch.parts
-            if folder.exists(results_file(part.number))
-        }
+        self._results: dict[int, _ResultsFile] = {}
 
-    def rows(self, entries: list[EntryRow], columns: Iterator[tuple[int, bytes]]) -> Iterator[bytearray]:
+    def rows(
+        self, entries: list[EntryRow], read_columns: Callable[[Sequence[int]], list[bytes]]
+    ) -> Iterator[bytearray]:
         """Yield result rows, many in one block, which is written over when the next one is asked for."""
         encode_into = msgspec.json.Encoder(decimal_format="number").encode_into
         block = bytearray()
-        lines = [line for _, line in islice(columns, len(entries))]
+        lines = read_columns([entry.index for entry in entries])
         for entry, line in zip(entries, lines, strict=True):
             block += b'{"custom_id":'
             encode_into(entry.custom_id, block, -1)
@@ -181,11 +208,17 @@ class _RowWriter:
 
     def _raw(self, part: int, offset: int, length: int) -> bytes:
         if part not in self._results:
-            raise InvalidBatchError(
-                f"the results of part {part} are not in the spool at {self._uri} any more; put {results_file(part)}"
-                " back to apply the batch"
-            )
+            self._results[part] = self._open(part)
         return self._results[part].read(offset, length)
+
+    def _open(self, part: int) -> _ResultsFile:
+        name = results_file(part)
+        if not self._folder.exists(name):
+            raise InvalidBatchError(
+                f"the results of part {part} are not in the spool at {self._folder.uri} any more; put {name} back to"
+                " apply the batch"
+            )
+        return _ResultsFile(self._stack.enter_context(self._folder.local_copy(name)).fileno())
 
     def _output(self, text: str) -> Any:
         try:

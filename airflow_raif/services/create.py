@@ -28,8 +28,8 @@ from airflow_raif.services.fingerprint import (
 from airflow_raif.services.output import make_parser
 from airflow_raif.services.part_files import PartFiles
 from airflow_raif.services.recorded import RecordedParts
+from airflow_raif.services.row_files import RowFiles
 from airflow_raif.services.runtime import Runtime
-from airflow_raif.spool.files import ROWS_FILE
 from airflow_raif.store import AttemptLostError, BatchMissingError, NewBatch, NewPart
 
 log = logging.getLogger(__name__)
@@ -160,11 +160,11 @@ class _Spooler:
         folder = self.runtime.folder(self.batch.batch_id)
         recorded = RecordedParts(self.batch, self.fingerprint, self._tell)
         files = PartFiles(folder, self.limits, self._on_part, self._flush_entries, taken=recorded.numbers)
-        with folder.write(ROWS_FILE) as columns_file, files:
+        with RowFiles(folder) as row_files, files:
             for index, request in numbered_requests(rows):
                 columns = _encoded_columns(request, index)
                 self._add(files, recorded, index, request)
-                columns_file.write(columns)
+                row_files.add(columns)
             self._is_read = True
             recorded.check_end()
             if not self.count:

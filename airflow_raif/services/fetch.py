@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -54,15 +55,17 @@ def fetch_batch_results(runtime: Runtime, batch_id: str) -> Batch:
     return fetch_ended_parts(runtime, batch_id)
 
 
-def fetch_ended_parts(runtime: Runtime, batch_id: str) -> Batch:
+def fetch_ended_parts(runtime: Runtime, batch_id: str, numbers: Collection[int] | None = None) -> Batch:
     """Fetch every part that is terminal and was not fetched, whatever the others do.
 
+    :param numbers: only these parts.
     :raises ProviderError: a download failed; what fails for one part only does not keep the others from being fetched.
     """
     batch = runtime.store.get_batch(batch_id)
     refused: ProviderError | None = None
     for part in batch.parts:
-        if part.status.is_terminal and part.results_fetched_at is None:
+        is_wanted = numbers is None or part.number in numbers
+        if is_wanted and part.status.is_terminal and part.results_fetched_at is None:
             try:
                 _fetch_part(runtime, batch, part)
             except (RejectedError, BatchNotFoundError, MalformedResponseError) as error:

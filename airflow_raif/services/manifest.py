@@ -7,19 +7,16 @@ from typing import Any
 import msgspec
 
 from airflow_raif.domain.batch import Batch
-from airflow_raif.domain.usage import usd
+from airflow_raif.domain.usage import Cost, Usage, usd
 from airflow_raif.services.runtime import Runtime
+from airflow_raif.services.share import Share
 
 
 def manifest_of(runtime: Runtime, batch: Batch) -> dict[str, Any]:
     """Return a batch's manifest, JSON-able: ids, parts, counts, usage, cost (USD as decimal text) and result URI."""
-    counts = runtime.store.count_entries(batch)
     return {
-        "batch_id": batch.batch_id,
-        "provider": batch.provider,
-        "conn_id": batch.conn_id,
+        **_who(batch),
         "model": batch.model,
-        "endpoint": batch.endpoint,
         "status": batch.status.value,
         "request_count": batch.request_count,
         "parts": [
@@ -31,22 +28,49 @@ def manifest_of(runtime: Runtime, batch: Batch) -> dict[str, Any]:
             }
             for part in batch.parts
         ],
-        "counts": {
-            "pending": counts.pending,
-            "completed": counts.completed,
-            "failed": counts.failed,
-            "reasons": dict(counts.reasons),
-        },
-        "usage": msgspec.to_builtins(batch.usage),
-        "cost": {
-            "batch": _text(usd(batch.cost.batch)),
-            "standard": _text(usd(batch.cost.standard)),
-            "is_estimated": batch.cost.is_estimated,
-        },
+        "counts": msgspec.to_builtins(runtime.store.count_entries(batch)),
+        **_money(batch.usage, batch.cost),
         "result_uri": batch.result_uri,
         "error": batch.error,
         "submitted_at": _iso(batch.submitted_at),
         "ended_at": _iso(batch.ended_at),
+    }
+
+
+def part_manifest_of(runtime: Runtime, share: Share) -> dict[str, Any]:
+    """Return the manifest of one part's rows; a repeated answer that was billed counts in the batch's alone."""
+    batch, part = share.batch, share.part
+    return {
+        **_who(batch),
+        "part": part.number,
+        "first_row": share.rows.start,
+        "model": part.model,
+        "status": part.status.value,
+        "request_count": part.request_count,
+        "counts": msgspec.to_builtins(runtime.store.count_entries(batch, share.rows)),
+        **_money(*runtime.store.sum_entries(batch, share.rows)),
+        "result_uri": part.result_uri,
+        "error": part.error,
+    }
+
+
+def _who(batch: Batch) -> dict[str, Any]:
+    return {
+        "batch_id": batch.batch_id,
+        "provider": batch.provider,
+        "conn_id": batch.conn_id,
+        "endpoint": batch.endpoint,
+    }
+
+
+def _money(usage: Usage, cost: Cost) -> dict[str, Any]:
+    return {
+        "usage": msgspec.to_builtins(usage),
+        "cost": {
+            "batch": _text(usd(cost.batch)),
+            "standard": _text(usd(cost.standard)),
+            "is_estimated": cost.is_estimated,
+        },
     }
 
 

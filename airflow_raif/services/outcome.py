@@ -8,29 +8,38 @@ from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import CanceledBatchError, ExpiredBatchError, FailedBatchError, PartialBatchError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.runtime import Runtime
+from airflow_raif.services.share import Share
 
 log = logging.getLogger(__name__)
 
 
-def check_outcome(runtime: Runtime, batch: Batch, *, max_failed_fraction: float = 1.0) -> None:
+def check_outcome(
+    runtime: Runtime, batch: Batch, *, max_failed_fraction: float = 1.0, share: Share | None = None
+) -> None:
     """Judge a fetched batch; results of what finished are applied before this is asked.
 
     :param max_failed_fraction: how many of the entries may fail, from 0 to 1; that all of them fail is never allowed.
+    :param share: judge this part of it alone.
     :raises BatchOutcomeError: the batch was canceled, also in part, or failed, or too many of its entries did.
     """
-    counts = runtime.store.count_entries(batch)
-    total = max(batch.request_count, 1)
+    counts = runtime.store.count_entries(batch, share.rows if share else None)
+    name, judged = f"batch {batch.batch_id}", share.part if share else batch
+    was_canceled = batch.was_canceled
+    if share is not None:
+        name = f"part {share.part.number} of {name}"
+        was_canceled = batch.is_cut_short or share.part.status is BatchStatus.CANCELED
+    total = judged.request_count
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.reasons.items()))
-    account = f"{counts.completed} of {batch.request_count} entries completed" + (f", {reasons}" if reasons else "")
-    why = f" ({batch.error})" if batch.error else ""
-    if batch.was_canceled:
-        raise CanceledBatchError(f"batch {batch.batch_id} was canceled: {account}")
+    account = f"{counts.completed} of {total} entries completed" + (f", {reasons}" if reasons else "")
+    why = f" ({judged.error})" if judged.error else ""
+    if was_canceled:
+        raise CanceledBatchError(f"{name} was canceled: {account}")
     if counts.completed == 0:
-        kind = ExpiredBatchError if batch.status is BatchStatus.EXPIRED else FailedBatchError
-        raise kind(f"batch {batch.batch_id} {batch.status}: {account}{why}")
-    if counts.failed / total > max_failed_fraction:
+        kind = ExpiredBatchError if judged.status is BatchStatus.EXPIRED else FailedBatchError
+        raise kind(f"{name} {judged.status}: {account}{why}")
+    if counts.failed / max(total, 1) > max_failed_fraction:
         raise PartialBatchError(
-            f"batch {batch.batch_id}: {account}; more failed than max_failed_fraction={max_failed_fraction} allows{why}"
+            f"{name}: {account}; more failed than max_failed_fraction={max_failed_fraction} allows{why}"
         )
     if counts.failed:
-        log.warning("Batch %s: %s", batch.batch_id, account)
+        log.warning("%s: %s", name.capitalize(), account)

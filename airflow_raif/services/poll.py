@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from airflow_raif.domain.batch import PartState
 from airflow_raif.domain.errors import BatchNotFoundError, MalformedResponseError, ProviderError, RejectedError
@@ -14,14 +15,17 @@ from airflow_raif.store import WaitingPart
 log = logging.getLogger(__name__)
 
 
-def fetch_batch_status(runtime: Runtime, batch_id: str) -> BatchStatus:
+def fetch_batch_status(runtime: Runtime, batch_id: str, numbers: Collection[int] | None = None) -> BatchStatus:
     """Update status, counts and bookkeeping of every part that is not terminal; return the batch's status.
 
+    :param numbers: only of these parts.
     :raises ProviderError: the provider cannot be asked, or not about one part; what it said of others is noted.
     """
     states: dict[int, PartState] = {}
     failure: ProviderError | None = None
     for part in runtime.store.waiting_parts([batch_id]):
+        if numbers is not None and part.number not in numbers:
+            continue
         try:
             states[part.id] = _ask(runtime, part)
         except (RejectedError, BatchNotFoundError, MalformedResponseError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from typing import IO
@@ -12,51 +12,45 @@ from uuid import uuid4
 import msgspec
 
 from airflow_raif.adapters.jsonl import split_lines
-from airflow_raif.domain.batch import Batch
+from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.request import EntryRequest
 from airflow_raif.domain.status import BatchStatus, FailureReason
-from airflow_raif.domain.wire_id import index_of, wire_prefix
+from airflow_raif.domain.wire_id import wire_prefix
 from airflow_raif.services.part_files import PartFiles
 from airflow_raif.services.runtime import Runtime
+from airflow_raif.services.share import Share, row_of
 from airflow_raif.spool.files import requests_file
-from airflow_raif.store import NewPart, Repeat
+from airflow_raif.store import NewPart, PartRows, Repeat
 
 log = logging.getLogger(__name__)
 
-
-class _RequestId(msgspec.Struct):
-    """The id in a spooled request, with any of the providers."""
-
-    custom_id: str = ""
-    key: str = ""
-
-
-_decode_id = msgspec.json.Decoder(_RequestId).decode
 
 #: Entries moved into their new parts by one statement.
 MOVE_CHUNK = 2000
 
 
-def has_round_left(runtime: Runtime, batch: Batch) -> bool:
-    """Whether a fetched batch has entries that its policy still sends again."""
-    stragglers, is_over = _what_is_left(batch)
+def has_round_left(runtime: Runtime, batch: Batch, share: Share | None = None) -> bool:
+    """Whether a fetched batch, or a share of it, has entries that its policy still sends again."""
+    stragglers, is_over = _what_is_left(batch, share)
     if is_over and not stragglers:
         return False
-    return next(runtime.store.iter_repeatable(batch, batch.round_policy.reasons(), size=1), None) is not None
+    rows = share.rows if share else None
+    return next(runtime.store.iter_repeatable(batch, batch.round_policy.reasons(), rows, size=1), None) is not None
 
 
-def open_round(runtime: Runtime, batch: Batch) -> bool:
+def open_round(runtime: Runtime, batch: Batch, share: Share | None = None) -> bool:
     """Make new parts of a fetched batch's entries that are worth repeating, if its policy and rounds allow it.
 
     The requests go out again as the bytes that were sent; only one that was cut off gets a higher limit. Nothing is
     sent here: the parts are pending. So few as the policy says go through the synchronous API, as the last round.
 
-    :return: whether a round is open now; False also if another process opened it first.
+    :param share: only of its entries.
+    :return: whether a round is open now; False also if another process opened it first, or added other parts.
     """
-    stragglers, is_over = _what_is_left(batch)
+    stragglers, is_over = _what_is_left(batch, share)
     if is_over and not stragglers:
         return False
-    rounds = _rounds(batch)
+    rounds = _rounds(share.parts if share else batch.parts)
     new: list[NewPart] = []
     folder = runtime.folder(batch.batch_id)
     # Another process may open the round, and send its files, while this one writes its own.
@@ -65,13 +59,14 @@ def open_round(runtime: Runtime, batch: Batch) -> bool:
         folder, runtime.adapter.limits, new.append, next_number=len(batch.parts), round=rounds + 1, suffix=draft
     )
     with files, ExitStack() as stack:
-        _write(runtime, batch, files, stack)
+        _write(runtime, batch, share.rows if share else None, files, stack)
     count = sum(part.request_count for part in new)
     is_last = count <= stragglers
     if is_last:
         new = [msgspec.structs.replace(part, is_synchronous=True) for part in new]
     is_open = count > 0 and (is_last or not is_over)
-    if not is_open or not runtime.store.open_round(batch, new, _moved(runtime, batch, new, draft)):
+    moved = _moved(runtime, batch, new, draft)
+    if not is_open or not runtime.store.open_round(batch, new, moved, share.part if share else None):
         for part in new:
             folder.remove(requests_file(part.number) + draft)
         return False
@@ -80,23 +75,24 @@ def open_round(runtime: Runtime, batch: Batch) -> bool:
     return True
 
 
-def _rounds(batch: Batch) -> int:
-    return max((part.round for part in batch.parts), default=0)
+def _rounds(parts: Sequence[Part]) -> int:
+    return max((part.round for part in parts), default=0)
 
 
-def _what_is_left(batch: Batch) -> tuple[int, bool]:
+def _what_is_left(batch: Batch, share: Share | None) -> tuple[int, bool]:
     """Return how many entries may go through the synchronous API, and whether all rounds of batch jobs are used."""
-    is_last = any(part.status is BatchStatus.CANCELED or part.is_synchronous for part in batch.parts)
+    parts = share.parts if share else batch.parts
+    is_last = any(part.is_synchronous for part in parts) or any(p.status is BatchStatus.CANCELED for p in batch.parts)
     if is_last or batch.spool_deleted_at is not None:
         return 0, True
-    return batch.round_policy.synchronous_stragglers, _rounds(batch) >= batch.round_policy.max_rounds
+    return batch.round_policy.synchronous_stragglers, _rounds(parts) >= batch.round_policy.max_rounds
 
 
-def _write(runtime: Runtime, batch: Batch, files: PartFiles, stack: ExitStack) -> None:
+def _write(runtime: Runtime, batch: Batch, rows: PartRows | None, files: PartFiles, stack: ExitStack) -> None:
     sources: dict[int, IO[bytes]] = {}
     folder, adapter = runtime.folder(batch.batch_id), runtime.adapter
     models = {part.number: part.model for part in batch.parts}
-    for entry in runtime.store.iter_repeatable(batch, batch.round_policy.reasons()):
+    for entry in runtime.store.iter_repeatable(batch, batch.round_policy.reasons(), rows):
         if entry.part_number not in sources:
             sources[entry.part_number] = stack.enter_context(folder.local_copy(requests_file(entry.part_number)))
         source = sources[entry.part_number]
@@ -135,5 +131,5 @@ def _moved(
                 yield [
                     (index, part.number, offset, len(line))
                     for offset, line in chunk
-                    if (index := index_of((found := _decode_id(line)).custom_id or found.key, prefix)) is not None
+                    if (index := row_of(line, prefix)) is not None
                 ]

@@ -154,5 +154,6 @@ def answer_file(part_number: int, call: int) -> str:
     return f"part-{part_number:05d}.answer-{call:05d}.jsonl"
 
 
-#: The rows' own columns, one line per row in input order.
-ROWS_FILE = "rows.jsonl"
+def rows_file(number: int) -> str:
+    """Name of a file of the rows' own columns, one line per row in input order."""
+    return f"rows-{number:05d}.jsonl"

@@ -9,6 +9,7 @@ from airflow_raif.store.records import (
     EntryRow,
     NewBatch,
     NewPart,
+    PartRows,
     Repeat,
     WaitingPart,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "EntryRow",
     "NewBatch",
     "NewPart",
+    "PartRows",
     "Repeat",
     "Store",
     "WaitingPart",

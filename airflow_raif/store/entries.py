@@ -12,8 +12,8 @@ from airflow_raif.domain.batch import EntryOutcome
 from airflow_raif.domain.errors import DuplicateCustomIdError, InputChangedError, InvalidBatchError
 from airflow_raif.domain.status import EntryStatus
 from airflow_raif.store import bulk
-from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow, Repeat, chunks, kept_text
-from airflow_raif.store.tables import entry, part
+from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow, PartRows, Repeat, chunks, kept_text
+from airflow_raif.store.tables import among, entry, part
 
 #: An entry's (index, custom_id, part number, offset and length of its request in the part's file).
 NewEntry = tuple[int, str, int, int, int]
@@ -158,16 +158,37 @@ def fail_pending(
     return connection.execute(statement).rowcount
 
 
-def count(connection: Connection, batch_key: int) -> EntryCounts:
+def _of(batch_key: int, rows: PartRows | None) -> list[ColumnElement[bool]]:
+    """Return what holds for the entries of a batch, or for some rows of it."""
+    where = [entry.c.batch_key == batch_key]
+    if rows is not None:
+        where += [entry.c.idx >= rows.start, entry.c.idx < rows.stop]
+        if rows.part_numbers is not None:
+            where.append(among(entry.c.part_number, rows.part_numbers))
+    return where
+
+
+def end_of_rows(connection: Connection, batch_key: int, rows: PartRows, number: int) -> int:
+    """Return the index after so many of these rows."""
+    statement = select(entry.c.idx).where(*_of(batch_key, rows)).order_by(entry.c.idx).offset(number - 1).limit(1)
+    return int(connection.execute(statement).scalar_one()) + 1
+
+
+def parts_of(connection: Connection, batch_key: int, rows: PartRows) -> set[int]:
+    """Return the numbers of the parts that hold these rows now."""
+    return set(connection.scalars(select(entry.c.part_number).where(*_of(batch_key, rows)).distinct()))
+
+
+def count(connection: Connection, batch_key: int, rows: PartRows | None = None) -> EntryCounts:
     """Count entries by status and reason."""
-    rows = connection.execute(
+    found = connection.execute(
         select(entry.c.status, entry.c.reason, func.count())
-        .where(entry.c.batch_key == batch_key)
+        .where(*_of(batch_key, rows))
         .group_by(entry.c.status, entry.c.reason)
     ).all()
     totals = dict.fromkeys(("pending", "completed", "failed"), 0)
     reasons: dict[str, int] = {}
-    for status, reason, number in rows:
+    for status, reason, number in found:
         totals[status] += number
         if reason is not None:
             reasons[reason] = reasons.get(reason, 0) + number
@@ -177,6 +198,11 @@ def count(connection: Connection, batch_key: int) -> EntryCounts:
 def part_sums(connection: Connection, batch_key: int, part_number: int) -> dict[str, Any]:
     """Sum usage and cost of the results that came with a part, as values of its row."""
     return _sums(connection, entry, entry.c.batch_key == batch_key, entry.c.result_part == part_number)
+
+
+def row_sums(connection: Connection, batch_key: int, rows: PartRows) -> dict[str, Any]:
+    """Sum usage and cost of the results that rows have."""
+    return _sums(connection, entry, *_of(batch_key, rows))
 
 
 def batch_sums(connection: Connection, batch_key: int) -> dict[str, Any]:
@@ -195,13 +221,15 @@ def _sums(connection: Connection, table: Table, *where: ColumnElement[bool]) -> 
     return {**values, "cost_is_estimated": bool(row["estimated"])}
 
 
-def repeatable(connection: Connection, batch_key: int, reasons: Sequence[str], start: int, size: int) -> list[Repeat]:
+def repeatable(
+    connection: Connection, batch_key: int, reasons: Sequence[str], start: int, size: int, rows: PartRows | None = None
+) -> list[Repeat]:
     """Return the next entries worth repeating in input order, from an index on."""
     columns = (entry.c.idx, entry.c.part_number, entry.c.request_offset, entry.c.request_length, entry.c.reason)
     statement = (
         select(*columns)
         .where(
-            entry.c.batch_key == batch_key,
+            *_of(batch_key, rows),
             entry.c.status == EntryStatus.FAILED.value,
             or_(entry.c.is_repeatable, entry.c.reason.in_(reasons)),
             entry.c.idx >= start,
@@ -218,14 +246,12 @@ def move(connection: Connection, batch_key: int, moved: Sequence[Moved]) -> int:
     return new.update(_SET_MOVED, _IS_ENTRY + "'failed'")
 
 
-def page(connection: Connection, batch_key: int, start: int, size: int) -> list[EntryRow]:
+def page(connection: Connection, batch_key: int, start: int, size: int, rows: PartRows | None = None) -> list[EntryRow]:
     """Return the next entries in input order, from an index on."""
     columns = (
         entry.c.idx, entry.c.custom_id, entry.c.status, entry.c.reason, entry.c.error, entry.c.result_part,
         entry.c.result_offset, entry.c.result_length, entry.c.batch_cost, entry.c.standard_cost,
     )  # fmt: skip
-    statement = (
-        select(*columns).where(entry.c.batch_key == batch_key, entry.c.idx >= start).order_by(entry.c.idx).limit(size)
-    )
-    rows: Sequence[Any] = connection.execute(statement).all()
-    return [EntryRow(*row) for row in rows]
+    statement = select(*columns).where(*_of(batch_key, rows), entry.c.idx >= start).order_by(entry.c.idx).limit(size)
+    found: Sequence[Any] = connection.execute(statement).all()
+    return [EntryRow(*row) for row in found]

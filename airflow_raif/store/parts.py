@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, true, update
 
 from airflow_raif.domain.batch import CANCEL_REQUESTED, Batch, Part, PartState, says_canceling
 from airflow_raif.domain.errors import InvalidBatchError
@@ -29,9 +29,10 @@ def add(connection: Connection, batch_key: int, new: NewPart) -> Part:
     return part_of(connection.execute(insert(part_table).values(values).returning(part_table)).mappings().one())
 
 
-def reopen(connection: Connection, batch: Batch) -> bool:
+def reopen(connection: Connection, batch: Batch, part: Part | None = None) -> bool:
     """Let a batch whose results were all fetched run again; only a round moves a status backwards.
 
+    :param part: only its rows are repeated, and only its results need be there.
     :return: False: it was reopened, got a part or lost its spool since ``batch`` was read.
     """
     parts = select(func.count()).where(part_table.c.batch_key == batch.id).scalar_subquery()
@@ -39,7 +40,7 @@ def reopen(connection: Connection, batch: Batch) -> bool:
         update(batch_table)
         .where(
             batch_table.c.id == batch.id,
-            batch_table.c.results_fetched_at.is_not(None),
+            true() if part else batch_table.c.results_fetched_at.is_not(None),
             batch_table.c.spool_deleted_at.is_(None),
             parts == len(batch.parts),
         )
@@ -51,7 +52,28 @@ def reopen(connection: Connection, batch: Batch) -> bool:
             files_deleted_at=None,
         )
     )
-    return bool(connection.execute(statement).rowcount)
+    if not connection.execute(statement).rowcount:
+        return False
+    repeated = part_table.c.id == part.id if part else part_table.c.batch_key == batch.id
+    connection.execute(update(part_table).where(repeated).values(applied_at=None))
+    return True
+
+
+def mark_applied(
+    connection: Connection, batch: Batch, part: Part, first_row: int, result_uri: str, folder_uri: str, at: datetime
+) -> None:
+    """Note where the results of a part's rows are; the batch is applied with the last of its parts, once."""
+    columns = part_table.c
+    values = {"first_row": first_row, "result_uri": result_uri, "applied_at": func.coalesce(columns.applied_at, at)}
+    connection.execute(update(part_table).where(columns.id == part.id).values(values))
+    left = select(columns.id).where(
+        columns.batch_key == batch.id, columns.round == 0, columns.request_count > 0, columns.applied_at.is_(None)
+    )
+    connection.execute(
+        update(batch_table)
+        .where(batch_table.c.id == batch.id, batch_table.c.results_fetched_at.is_not(None), ~left.exists())
+        .values(applied_at=func.coalesce(batch_table.c.applied_at, at), result_uri=folder_uri)
+    )
 
 
 def submitted(connection: Connection, part_id: int, state: PartState, at: datetime) -> bool:
@@ -105,9 +127,13 @@ def request_cancel(connection: Connection, batch: Batch, at: datetime) -> None:
     connection.execute(statement.values(raw_status=CANCEL_REQUESTED))
 
 
-def fail_unsent_round(connection: Connection, batch: Batch, error: str, at: datetime) -> None:
+def fail_unsent_round(
+    connection: Connection, batch: Batch, error: str, at: datetime, numbers: Collection[int] | None = None
+) -> None:
     """Give up the parts of a round of which nothing was sent; what may be at the provider is not among them."""
-    mine = (part_table.c.batch_key == batch.id, part_table.c.round > 0)
+    mine = [part_table.c.batch_key == batch.id, part_table.c.round > 0]
+    if numbers is not None:
+        mine.append(part_table.c.number.in_(numbers))
     _end_unsent(connection, *mine, status=BatchStatus.FAILED, error=kept_text(error), at=at)
 
 

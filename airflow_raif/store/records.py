@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -100,6 +100,15 @@ class WaitingPart(msgspec.Struct, frozen=True, gc=False):
     submitted_at: datetime | None
 
 
+class PartRows(msgspec.Struct, frozen=True):
+    """The rows that a part of the first round was made of: of a range of the input those of its model."""
+
+    start: int
+    stop: int
+    #: The parts that hold requests of its model; ``None``: there is no other model.
+    part_numbers: tuple[int, ...] | None = None
+
+
 class Repeat(msgspec.Struct, frozen=True, gc=False):
     """A failed entry that may go out again, and where its request lies in the spool."""
 
@@ -159,8 +168,11 @@ def part_of(row: RowMapping) -> Part:
     )
 
 
+def money_of(row: Mapping[str, Any]) -> tuple[Usage, Cost]:
+    """Read usage and cost."""
+    usage = Usage(*(row[name] or 0 for name in USAGE_COLUMNS))
+    return usage, Cost(row["batch_cost"], row["standard_cost"], bool(row["cost_is_estimated"]))
+
+
 def _money_of(row: RowMapping) -> dict[str, Any]:
-    return {
-        "usage": Usage(*(row[name] or 0 for name in USAGE_COLUMNS)),
-        "cost": Cost(row["batch_cost"], row["standard_cost"], bool(row["cost_is_estimated"])),
-    }
+    return dict(zip(("usage", "cost"), money_of(dict(row)), strict=True))

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
-from airflow_raif.domain.batch import Batch, Claim, EntryOutcome, Part, PartState
+from airflow_raif.domain.batch import Batch, Claim, Part, PartState
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.store import batches, browse, entries, parts, spooling, sweeps
-from airflow_raif.store.database import Database
+from airflow_raif.store.entry_store import EntryStore
 from airflow_raif.store.records import (
     ClaimTakenError,
-    EntryCounts,
-    EntryRow,
     NewBatch,
     NewPart,
-    Repeat,
+    PartRows,
     WaitingPart,
     kept_text,
 )
@@ -26,7 +24,7 @@ from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
 
 
-class Store(Database):
+class Store(EntryStore):
     """The metadata tables of one database."""
 
     # Batches
@@ -175,14 +173,21 @@ class Store(Database):
             spooling.check(connection, batch)
             return parts.add(connection, batch.id, new)
 
-    def open_round(self, batch: Batch, new: Sequence[NewPart], moved: Iterable[Sequence[entries.Moved]]) -> bool:
+    def open_round(
+        self,
+        batch: Batch,
+        new: Sequence[NewPart],
+        moved: Iterable[Sequence[entries.Moved]],
+        part: Part | None = None,
+    ) -> bool:
         """Write the parts of a round and make its entries pending in them, all or nothing.
 
         :param moved: the entries, in chunks.
-        :return: False: another process opened it, and nothing was written.
+        :param part: the round is of the rows of this part alone.
+        :return: False: another process opened it, or added other parts, and nothing was written.
         """
         with self._transaction() as connection:
-            if not parts.reopen(connection, batch):
+            if not parts.reopen(connection, batch, part):
                 return False
             for each in new:
                 parts.add(connection, batch.id, each)
@@ -245,10 +250,27 @@ class Store(Database):
             parts.request_cancel(connection, batch, at)
             return batches.get(connection, batch.batch_id)
 
-    def fail_unsent_round(self, batch: Batch, error: str, at: datetime) -> None:
-        """Note that the provider refuses what of a batch's round was not sent yet."""
+    def fail_unsent_round(self, batch: Batch, error: str, at: datetime, numbers: Collection[int] | None = None) -> None:
+        """Note that the provider refuses what of a batch's round, or of these parts of it, was not sent yet."""
         with self._transaction() as connection:
-            parts.fail_unsent_round(connection, batch, error, at)
+            parts.fail_unsent_round(connection, batch, error, at, numbers)
+
+    def mark_part_applied(
+        self, batch: Batch, part: Part, rows: PartRows, numbers: Collection[int], result_uri: str, at: datetime
+    ) -> bool:
+        """Note where the results of a part's rows are; the batch is applied with the last of its parts, once.
+
+        :param numbers: the parts that held the rows when they were read.
+        :return: False: a round was opened since, so they are not all, and nothing was noted.
+        """
+        with self._transaction() as connection:
+            # Whoever opens a round, or applies another part, waits for this.
+            connection.execute(select(batch_table.c.id).where(batch_table.c.id == batch.id).with_for_update())
+            if entries.parts_of(connection, batch.id, rows) != set(numbers):
+                return False
+            folder_uri = result_uri.rpartition("/")[0]
+            parts.mark_applied(connection, batch, part, rows.start, result_uri, folder_uri, at)
+            return True
 
     def record_states(self, states: Mapping[int, PartState], at: datetime) -> list[str]:
         """Note what the provider says of many parts, and what follows for their batches.
@@ -282,68 +304,6 @@ class Store(Database):
                 .where(part_table.c.id == part.id, part_table.c.results_fetched_at.is_(None))
                 .values(**entries.part_sums(connection, batch.id, part.number), results_fetched_at=at)
             )
-
-    # Entries
-
-    def add_entries(self, batch: Batch, rows: Sequence[entries.NewEntry]) -> None:
-        """Write pending entries.
-
-        :raises DuplicateCustomIdError: a custom_id is in the batch twice; nothing of the chunk is written.
-        :raises AttemptLostError: the batch is not this attempt's any more.
-        """
-        entries.check_chunk(rows)
-        try:
-            with self._transaction() as connection:
-                spooling.check(connection, batch)
-                entries.add(connection, batch.id, rows)
-        except Exception as error:
-            cause = error.__cause__
-            if not isinstance(cause, IntegrityError):
-                raise
-            with self._transaction() as connection:
-                raise entries.find_duplicate(connection, batch.id, rows, cause) from error
-
-    def record_outcomes(self, batch: Batch, outcomes: Sequence[EntryOutcome]) -> int:
-        """Write outcomes of entries that have none, or a worse one; return how many had none."""
-        with self._transaction() as connection:
-            return entries.record(connection, batch.id, outcomes)
-
-    def fail_without_result(
-        self, batch: Batch, part_number: int, reason: str, message: str, *, is_repeatable: bool
-    ) -> int:
-        """Fail every entry of a part that has no result; return how many there were."""
-        with self._transaction() as connection:
-            return entries.fail_pending(connection, batch.id, part_number, reason, message, is_repeatable=is_repeatable)
-
-    def iter_repeatable(self, batch: Batch, reasons: Sequence[str], *, size: int = 2000) -> Iterator[Repeat]:
-        """Yield the failed entries worth repeating, in input order.
-
-        :param reasons: failure reasons that are repeated besides those that passed by themselves.
-        """
-        start = 0
-        while True:
-            with self._transaction() as connection:
-                page = entries.repeatable(connection, batch.id, reasons, start, size)
-            yield from page
-            if len(page) < size:
-                return
-            start = page[-1].index + 1
-
-    def count_entries(self, batch: Batch) -> EntryCounts:
-        """Count a batch's entries by status and reason."""
-        with self._transaction() as connection:
-            return entries.count(connection, batch.id)
-
-    def iter_entries(self, batch: Batch, *, size: int = 2000) -> Iterator[list[EntryRow]]:
-        """Yield a batch's entries in input order, page by page, each page in a transaction of its own."""
-        start = 0
-        while True:
-            with self._transaction() as connection:
-                page = entries.page(connection, batch.id, start, size)
-            if not page:
-                return
-            yield page
-            start = page[-1].index + 1
 
     def _update_batch(self, batch_id: str, **values: object) -> None:
         with self._transaction() as connection:

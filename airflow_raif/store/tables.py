@@ -151,6 +151,9 @@ part = Table(
     Column("ended_at", UtcDateTime),
     Column("expires_at", UtcDateTime),
     Column("results_fetched_at", UtcDateTime),
+    Column("first_row", BigInteger),
+    Column("result_uri", Text),
+    Column("applied_at", UtcDateTime),
     Index("uq_raif_part_batch_key_number", "batch_key", "number", unique=True),
     sqlite_autoincrement=True,
 )

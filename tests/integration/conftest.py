@@ -25,15 +25,16 @@ def migrated(airflow_home: Path) -> Path:
 
 
 @pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> Callable[[EmulatorServer], None]:
+def connections(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Point the default connections at an emulator."""
 
-    def point(emulator: EmulatorServer) -> None:
+    def point(emulator: EmulatorServer, **limits: int) -> None:
         for provider in ("openai", "anthropic", "gemini"):
             connection = {
                 "conn_type": f"raif_{provider}",
                 "password": "good-key",
                 "host": base_url(provider, emulator.url),
+                "extra": limits,
             }
             monkeypatch.setenv(f"AIRFLOW_CONN_{provider.upper()}_DEFAULT", json.dumps(connection))
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from airflow_raif.domain.batch import Claim
+from airflow_raif.emulator.faults import RowFault
 from airflow_raif.emulator.settings import Progress
 from airflow_raif.hooks.runtime import open_runtime
 from airflow_raif.services.runtime import utc_now
@@ -18,9 +19,10 @@ from tests.support import defaults_of, read_rows
 
 @pytest.fixture
 def run_dag(migrated, repository, emulator_of, connections):
-    def run(name, conf=None, before=lambda: None, progress="polls:2"):
+    def run(name, conf=None, before=lambda: None, progress="polls:2", fault=None, **limits):
         emulator = emulator_of(progress=Progress.parse(progress))
-        connections(emulator)
+        emulator.state.faults.rows += [fault] if fault else []
+        connections(emulator, **limits)
         before()
         dag = load(repository / "dags" / "examples", name).dag
         return dag.test(run_conf=conf), emulator
@@ -87,6 +89,20 @@ def test_mapped_providers(run_dag):
     assert {manifest["provider"] for manifest in manifests} == {"openai", "anthropic", "gemini"}
     assert all(manifest["counts"]["completed"] == 2 for manifest in manifests)
     assert emulator.state.creates == {"openai": 1, "anthropic": 1, "gemini": 1}
+
+
+def test_by_parts(run_dag):
+    """Mapped tasks fetch and write a part each; a failed row of one goes out again and comes back into its file."""
+    run, emulator = run_dag(
+        "by_parts", {"rows": 10}, max_requests=4, fault=RowFault(kind="missing", rows=[1], batches=1)
+    )
+    assert run.state == "success"
+    uris = output_of(run, "files")
+    assert [len(read_rows(uri)) for uri in uris] == [4, 4, 2]
+    found = [row for uri in uris for row in read_rows(uri)]
+    assert [(row["custom_id"], row["status"]) for row in found] == [(f"number {n}", "completed") for n in range(10)]
+    assert [output_of(run, "apply", map_index)["part"] for map_index in range(3)] == [0, 1, 2]
+    assert emulator.state.creates["openai"] == 4
 
 
 def test_cancel(run_dag):

@@ -296,6 +296,41 @@ def test_sensor_past_its_deadline_cancels_and_waits_for_the_end(emulator_of, pro
     assert sensor.execute_complete(context, {"status": "timeout"})["status"] == "canceled"
 
 
+def test_parts_are_left_to_the_tasks_mapped_over_them(emulator, providers, connection, context):
+    """The sensor fetches nothing; a task waits deferred for the round of its part, and cancels nothing."""
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[1], batches=1))
+    host = f"{emulator.url}/v1"
+    connection("openai_default", conn_type="raif_openai", password="k", host=host, extra={"max_requests": 2})
+    manifest = submit(context, requests=["a", "b", "c"])
+    sensor = WaitForBatchSensor(task_id="w", batch=manifest, returns="parts")
+    assert sensor.execute(context) == [0, 1]
+    assert sensor.poke(context).xcom_value == [0, 1]
+    assert emulator.state.requests["openai.files.content"] == 0
+    object.__setattr__(emulator.settings, "progress", SLOW["progress"])
+    operator = ApplyBatchResultsOperator(task_id="a", batch=manifest, part=manifest["parts"][0])
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    assert not deferred.value.trigger.cancel_on_kill
+    assert ApplyBatchResultsOperator(task_id="a", batch=manifest, part="1").execute(context)["request_count"] == 1
+    object.__setattr__(emulator.settings, "progress", Progress.parse("immediate"))
+    done = operator.execute_complete(context, {"status": "ended", "batch_id": manifest["batch_id"]})
+    assert (done["part"], done["counts"]["completed"]) == (0, 2)
+    assert context["pushed"]["raif_manifest"] == done
+    assert emulator.state.creates["openai"] == 3
+    assert emulator.state.requests["openai.batches.cancel"] == 0
+
+
+@pytest.mark.parametrize("part", [-1, True, "two", {"part": 0}, 2])
+def test_wrong_parts_fail_for_good(emulator, providers, context, part):
+    """No retry can mend a number that is none, or that the batch does not have."""
+    providers(emulator)
+    manifest = submit(context)
+    assert WaitForBatchSensor(task_id="w", batch=manifest, returns="parts").execute(context) == [0]
+    message = "no part 2 to apply, but only part 0" if part == 2 else "give the number of a part"
+    with pytest.raises(AirflowFailException, match=message):
+        ApplyBatchResultsOperator(task_id="a", batch=manifest, part=part).execute(context)
+
+
 def test_cancel_operator_with_nothing_to_cancel(emulator, providers, context):
     """A terminal batch is left alone, or told about."""
     providers(emulator)

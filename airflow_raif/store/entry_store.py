@@ -1,0 +1,97 @@
+"""The part of the store that is about entries: one row per request, all in bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy.exc import IntegrityError
+
+from airflow_raif.domain.batch import Batch, EntryOutcome
+from airflow_raif.domain.usage import Cost, Usage
+from airflow_raif.store import entries, spooling
+from airflow_raif.store.database import Database
+from airflow_raif.store.records import EntryCounts, EntryRow, PartRows, Repeat, money_of
+
+
+class EntryStore(Database):
+    """Entries of the batches in one database."""
+
+    def add_entries(self, batch: Batch, rows: Sequence[entries.NewEntry]) -> None:
+        """Write pending entries.
+
+        :raises DuplicateCustomIdError: a custom_id is in the batch twice; nothing of the chunk is written.
+        :raises AttemptLostError: the batch is not this attempt's any more.
+        """
+        entries.check_chunk(rows)
+        try:
+            with self._transaction() as connection:
+                spooling.check(connection, batch)
+                entries.add(connection, batch.id, rows)
+        except Exception as error:
+            cause = error.__cause__
+            if not isinstance(cause, IntegrityError):
+                raise
+            with self._transaction() as connection:
+                raise entries.find_duplicate(connection, batch.id, rows, cause) from error
+
+    def record_outcomes(self, batch: Batch, outcomes: Sequence[EntryOutcome]) -> int:
+        """Write outcomes of entries that have none, or a worse one; return how many had none."""
+        with self._transaction() as connection:
+            return entries.record(connection, batch.id, outcomes)
+
+    def fail_without_result(
+        self, batch: Batch, part_number: int, reason: str, message: str, *, is_repeatable: bool
+    ) -> int:
+        """Fail every entry of a part that has no result; return how many there were."""
+        with self._transaction() as connection:
+            return entries.fail_pending(connection, batch.id, part_number, reason, message, is_repeatable=is_repeatable)
+
+    def iter_repeatable(
+        self, batch: Batch, reasons: Sequence[str], rows: PartRows | None = None, *, size: int = 2000
+    ) -> Iterator[Repeat]:
+        """Yield the failed entries worth repeating, in input order.
+
+        :param reasons: failure reasons that are repeated besides those that passed by themselves.
+        """
+        start = 0
+        while True:
+            with self._transaction() as connection:
+                page = entries.repeatable(connection, batch.id, reasons, start, size, rows)
+            yield from page
+            if len(page) < size:
+                return
+            start = page[-1].index + 1
+
+    def count_entries(self, batch: Batch, rows: PartRows | None = None) -> EntryCounts:
+        """Count the entries of a batch, or of some rows of it, by status and reason."""
+        with self._transaction() as connection:
+            return entries.count(connection, batch.id, rows)
+
+    def sum_entries(self, batch: Batch, rows: PartRows) -> tuple[Usage, Cost]:
+        """Sum usage and cost of the results that rows have."""
+        with self._transaction() as connection:
+            return money_of(entries.row_sums(connection, batch.id, rows))
+
+    def end_of_rows(self, batch: Batch, rows: PartRows, count: int) -> int:
+        """Return the index after so many of these rows."""
+        with self._transaction() as connection:
+            return entries.end_of_rows(connection, batch.id, rows, count)
+
+    def parts_of_rows(self, batch: Batch, rows: PartRows) -> set[int]:
+        """Return the numbers of the parts that hold these rows now."""
+        with self._transaction() as connection:
+            return entries.parts_of(connection, batch.id, rows)
+
+    def iter_entries(self, batch: Batch, rows: PartRows | None = None, *, size: int = 2000) -> Iterator[list[EntryRow]]:
+        """Yield the entries of a batch, or of some rows of it, in input order.
+
+        They come page by page, each page in a transaction of its own.
+        """
+        start = 0
+        while True:
+            with self._transaction() as connection:
+                page = entries.page(connection, batch.id, start, size, rows)
+            if not page:
+                return
+            yield page
+            start = page[-1].index + 1
