@@ -208,10 +208,11 @@ def _from_chat(wire_id: str, body: _Body) -> EntryResult:
     content = message.content
     if isinstance(content, list):
         content = "".join(each.text or "" for each in content)
-    calls: list[ToolCall] = []
-    for call in message.tool_calls or ():
-        if call.function is not None:
-            calls.append(ToolCall(call.id or "", call.function.name or "", _arguments(call.function.arguments)))
+    calls = [
+        ToolCall(call.id or "", call.function.name or "", _arguments(call.function.arguments))
+        for call in message.tool_calls or ()
+        if call.function is not None
+    ]
     return _judged(wire_id, body, content, calls, message.refusal, choice.finish_reason)
 
 

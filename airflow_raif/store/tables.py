@@ -56,8 +56,9 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# SQLite numbers rows by itself only in a column that is exactly INTEGER; and it gives the number of a deleted row to the
-# next one unless told not to (https://www.sqlite.org/autoinc.html), which an attempt that lost its batch would write in.
+# SQLite numbers rows by itself only in a column that is exactly INTEGER; and it gives the number of a deleted row to
+# the next one unless told not to (https://www.sqlite.org/autoinc.html), in which an attempt that lost its batch would
+# write.
 _Key = BigInteger().with_variant(Integer, "sqlite")
 
 
