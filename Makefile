@@ -5,6 +5,7 @@ OLDEST_AIRFLOW := 3.2.0
 VENV ?= .venv
 CONSTRAINTS := constraints/airflow-$(AIRFLOW)-py3.11.txt
 BIN := $(VENV)/bin
+DEPENDENCY_GROUPS ?= test lint
 # Bytecode makes every start of Airflow twice as fast.
 unexport PYTHONDONTWRITEBYTECODE
 # The machine's own certificates, as pip does; the name of the setting changed between versions of uv.
@@ -19,7 +20,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c $(CONSTRAINTS) \
-		-e '.[all]' --group test --group lint
+		-e '.[all]' $(addprefix --group ,$(DEPENDENCY_GROUPS))
 	touch $@
 
 demo: setup
@@ -55,8 +56,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup
-	$(BIN)/python -m tests.benchmarks $(ARGS)
+# Beside what users would pick instead, in an environment of its own; ARGS=--quick takes a minute and writes no page.
+bench:
+	$(MAKE) setup VENV=.venv-bench DEPENDENCY_GROUPS=bench
+	.venv-bench/bin/python -m tests.benchmarks $(ARGS)
 
 # The store's tests want a PostgreSQL server; where it can be neither found nor installed they are skipped.
 postgres:
@@ -68,8 +71,8 @@ postgres:
 # Pins without index addresses. SDKs and prices are newer than the oldest Airflow, hence dates of their own.
 constraints: setup
 	echo "apache-airflow==$(AIRFLOW)" | $(BIN)/uv pip compile pyproject.toml --quiet --all-extras --group test \
-		--group lint --group setup --python-version 3.11 --no-emit-index-url --no-header --no-annotate -c - \
-		--upgrade -o constraints/airflow-$(AIRFLOW)-py3.11.txt
+		--group lint --group setup --group bench --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
+		-c - --upgrade -o constraints/airflow-$(AIRFLOW)-py3.11.txt
 	printf 'apache-airflow==$(OLDEST_AIRFLOW)\nanthropic<2\nopenai<3\ngoogle-genai<3\n' | $(BIN)/uv pip compile \
 		pyproject.toml --quiet --all-extras --group test --group lint --group setup --python-version 3.11 \
 		--no-emit-index-url --no-header --no-annotate -c - --upgrade --exclude-newer 2026-04-20 \
@@ -78,4 +81,4 @@ constraints: setup
 		--exclude-newer-package httpcore2=2026-11-10 -o constraints/airflow-$(OLDEST_AIRFLOW)-py3.11.txt
 
 clean:
-	rm -rf $(VENV) .venv-oldest build .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) .venv-oldest .venv-bench build .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -1,114 +1,90 @@
-"""Measure our hot paths beside the peer's and the floor's in one run: ``python -m tests.benchmarks``."""
+"""Measure everything, side by side in one run, and write it down: ``python -m tests.benchmarks``.
+
+Figures go to ``build/bench.json``, and from there, unless it was a quick run, to ``docs/benchmarks.md``.
+"""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.util
-import json
-import shutil
-import statistics
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks import page
+from tests.benchmarks.figures import Figure, keep
+from tests.benchmarks.pipelines import WORKS, measure_cold, measure_pipelines
+from tests.benchmarks.scaling import SIZES, measure_scaling
+from tests.benchmarks.triggerer import measure_triggerer
+from tests.benchmarks.waiting import measure_waiting
+
 REPOSITORY = Path(__file__).parents[2]
-WORKS = ("fetch-openai", "fetch-responses", "fetch-anthropic", "fetch-gemini", "submit-openai", "submit-anthropic")
-#: What the peer has no way to do.
-NOT_OF_PEER = frozenset(("fetch-responses", "fetch-gemini"))
-#: What ours may take, in CPU as a multiple of the floor's, and in memory above the imports.
-MOST_OF_FLOOR, MOST_MIB = 4.0, 64.0
+#: Rows of the pipelines.
+ROWS, QUICK_ROWS, START_ROWS = 50_000, 2000, 20
+COLD = ("fetch-openai", "fetch-anthropic", "submit-openai")
+
+Section = Callable[[], Iterable[Figure]]
 
 
-@contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """Serve result files from a folder, and take any upload."""
-    command = [sys.executable, "-m", "tests.benchmarks.server", str(folder)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def call(side: str, work: str, home: Path, served: Path, url: str, count: int) -> str:
-    """Run one process of work and return the last line it printed."""
-    command = [sys.executable, "-m", "tests.benchmarks.work", side, work, str(home), str(served), url, str(count)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{side} {work} failed:\n{done.stderr[-4000:]}")
-    return (done.stdout.splitlines() or [""])[-1]
-
-
-def measure(work: str, sides: list[str], count: int, runs: int) -> dict[str, dict[str, float]]:
-    """Run each side of a work several times, in turn; return its medians, and the most memory of any run."""
-    with tempfile.TemporaryDirectory(prefix="raif-bench-") as scratch:
-        served, masters = Path(scratch, "served"), Path(scratch, "masters")
-        served.mkdir()
-        for side in {"peer" if side == "peer" else "ours" for side in sides}:
-            (masters / side).mkdir(parents=True)
-            call(side, work, masters / side, served, "prepare", count)
-        results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-        with serving(served) as url:
-            for _ in range(runs):
-                for side in sides:
-                    home = Path(scratch, "home")
-                    shutil.copytree(masters / ("peer" if side == "peer" else "ours"), home)
-                    figures = json.loads(call(side, work, home, served, url, count))
-                    assert figures["done"] == count, (side, work, figures)
-                    results[side].append(figures)
-                    shutil.rmtree(home)
-    return {
-        side: {
-            "cpu": statistics.median(each["cpu"] for each in figures),
-            "wall": statistics.median(each["wall"] for each in figures),
-            "mib": max(each["mib"] for each in figures),
-            "peak_mib": max(each["peak_mib"] for each in figures),
-        }
-        for side, figures in results.items()
+def sections(rows: int, runs: int, works: Sequence[str], *, is_quick: bool) -> dict[str, Section]:
+    """Return what can be measured, by name, in the order it is."""
+    found: dict[str, Section] = {
+        "pipelines": lambda: measure_pipelines(works, rows, runs, is_quick=is_quick),
+        "start": lambda: measure_cold(COLD[:1] if is_quick else COLD, START_ROWS, runs, is_quick=is_quick),
+        "waiting": lambda: measure_waiting(is_quick=is_quick),
     }
+    if not is_quick:
+        found["cold"] = lambda: measure_cold(COLD, rows, runs, is_quick=False)
+        found["scaling"] = lambda: measure_scaling(SIZES, runs, is_quick=False)
+        found["triggerer"] = measure_triggerer
+    return found
 
 
-def main() -> int:
+def shown(figures: Iterable[Figure], console: Console) -> Iterator[Figure]:
+    """Print each figure when it is there."""
+    for figure in figures:
+        sides = (figure.ours, figure.peer, figure.floor)
+        ours, peer, floor = ("-" if value is None else f"{value:,.4g}" for value in sides)
+        console.print(f"{figure.name}, {figure.size:,}: {ours} {figure.unit}; peer {peer}, floor {floor}")
+        yield figure
+
+
+def table_of(figures: Iterable[Figure]) -> Table:
+    """Sum up what has another side."""
+    table = Table(title="CPU and memory beside the peer and the floor")
+    for column in ("what", "size", "unit", "ours", "peer", "floor", "peer/ours", "ours/floor"):
+        table.add_column(column, justify="left" if column in ("what", "unit") else "right")
+    for each in figures:
+        if each.peer is not None or each.floor is not None:
+            values = (each.ours, each.peer, each.floor, each.gain, each.above_floor)
+            table.add_row(each.name, f"{each.size:,}", each.unit, *("" if v is None else f"{v:,.4g}" for v in values))
+    return table
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--works", nargs="*", default=WORKS)
-    parser.add_argument("--sides", nargs="*", default=["ours", "peer", "floor"])
+    parser.add_argument("--quick", action="store_true", help="a minute: few rows, one run; writes no page")
+    parser.add_argument("--only", nargs="*", metavar="SECTION", help="pipelines start waiting cold scaling triggerer")
+    parser.add_argument("--works", nargs="*", default=WORKS, help="of the pipelines")
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--runs", type=int)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "bench.json")
     options = parser.parse_args()
-    has_peer = importlib.util.find_spec("airflow.providers.common.ai") is not None
-    table = Table(title=f"{options.rows:,} rows of 2 KB, medians of {options.runs} runs")
-    for column in ("work", "ours s", "peer s", "floor s", "peer/ours", "ours/floor", "ours MiB", "peer MiB", "wall s"):
-        table.add_column(column, justify="left" if column == "work" else "right")
-    is_good = True
-    for work in options.works:
-        sides = [side for side in options.sides if side != "peer" or (has_peer and work not in NOT_OF_PEER)]
-        found = measure(work, sides, options.rows, options.runs)
-        ours, peer, floor = (found.get(side, {}) for side in ("ours", "peer", "floor"))
-
-        def show(value: float | None, digits: int = 2) -> str:
-            return "" if value is None else f"{value:.{digits}f}"
-
-        def ratio(above: dict[str, float], below: dict[str, float]) -> str:
-            return f"{above['cpu'] / below['cpu']:.2f}" if above and below else ""
-
-        if ours and floor:
-            is_good &= ours["cpu"] <= MOST_OF_FLOOR * floor["cpu"] and ours["mib"] < MOST_MIB
-        table.add_row(
-            work, show(ours.get("cpu")), show(peer.get("cpu")), show(floor.get("cpu")), ratio(peer, ours),
-            ratio(ours, floor), show(ours.get("mib"), 1), show(peer.get("mib"), 1), show(ours.get("wall")),
-        )  # fmt: skip
-    Console(width=120).print(table)
-    return 0 if is_good else 1
+    is_quick = options.quick or options.rows is not None
+    rows = options.rows or (QUICK_ROWS if is_quick else ROWS)
+    all_sections = sections(rows, options.runs or (1 if is_quick else 3), options.works, is_quick=is_quick)
+    console = Console(width=140, highlight=False)
+    found: list[Figure] = []
+    for name, measure in all_sections.items():
+        if options.only is None or name in options.only:
+            new = list(shown(measure(), console))
+            keep(options.out, new)
+            found += new
+    console.print(table_of(found))
+    if not is_quick:
+        page.write(keep(options.out, []), REPOSITORY / "docs")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

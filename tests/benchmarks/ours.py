@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import airflow_raif.operators.batch  # noqa: F401 - what a task process imports, so that it counts in a cold start
 from airflow_raif.domain.batch import Part, PartState
 from airflow_raif.domain.request import RequestDefaults
 from airflow_raif.domain.status import BatchStatus
@@ -16,14 +17,14 @@ from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.submit import submit_batch
 from airflow_raif.spool.files import requests_file
 from airflow_raif.store import Store
-from tests.benchmarks.rows import DIALECTS, SYSTEM, result_lines, rows
+from tests.benchmarks.rows import DIALECTS, KEY, SYSTEM, result_lines, rows
 from tests.support import folder, runtime_of
 
 
 @contextlib.contextmanager
 def _open(dialect: str, home: Path, url: str, store_url: str | None) -> Iterator[Runtime]:
     store = Store.open(store_url or f"sqlite:///{home}/raif.db", embedded=store_url is None)
-    with runtime_of(DIALECTS[dialect][0], url, store, home) as runtime:
+    with runtime_of(DIALECTS[dialect][0], url, store, home, api_key=KEY) as runtime:
         yield runtime
     store.close()
 
@@ -31,6 +32,11 @@ def _open(dialect: str, home: Path, url: str, store_url: str | None) -> Iterator
 def _defaults(dialect: str) -> RequestDefaults:
     _, model, endpoint = DIALECTS[dialect]
     return RequestDefaults(model=model, endpoint=endpoint, system=SYSTEM, max_tokens=1024)
+
+
+def migrate(home: Path) -> None:
+    """Make the tables, which is done once for all batches."""
+    Store.open(f"sqlite:///{home}/raif.db", embedded=True).close()
 
 
 def prepare(

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.benchmarks.rows import DIALECTS, SYSTEM, result_lines, rows
+from tests.benchmarks.rows import DIALECTS, KEY, SYSTEM, result_lines, rows
 
 CONN_ID = "bench_peer"
 _TASK = {"dag_id": "dag", "task_id": "task", "run_id": "run", "map_index": -1}
@@ -25,7 +25,7 @@ def _operator(dialect: str, home: Path, url: str, requests: list[Any]) -> Any:
     provider, model, _ = DIALECTS[dialect]
     host = f"{url}/v1" if provider == "openai" else url
     os.environ[f"AIRFLOW_CONN_{CONN_ID.upper()}"] = json.dumps(
-        {"conn_type": "pydanticai", "password": "good-key", "host": host}
+        {"conn_type": "pydanticai", "password": KEY, "host": host}
     )
     return LLMBatchOperator(
         task_id="task", requests=requests, result_path=f"file://{home}/peer", llm_conn_id=CONN_ID,

@@ -26,8 +26,11 @@ from airflow_raif.store.engine import parse_url
 from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
 from tests.benchmarks.poller_server import CREATED_AT, batch_id
+from tests.benchmarks.rows import KEY
 
 PATHS = {"openai": "/v1", "anthropic": "", "gemini": ""}
+#: Types of the peers' connections.
+TYPES = {"common.ai": "pydanticai", "openai": "openai"}
 
 
 def measure_poller(
@@ -38,11 +41,14 @@ def measure_poller(
     connections: int = 1,
     interval: float | None = None,
     runner: str = "plain",
+    kind: str = "ours",
+    idle: float = 5.0,
     store: str | None = None,
 ) -> dict[str, Any]:
     """Let a process wait for so many batches, and return its figures.
 
     :param interval: seconds between two polls of a batch.
+    :param kind: whose triggers: ours, a peer's, or idle ones.
     :param runner: ``airflow``: each trigger runs inside Airflow's own runner, which has costs of its own.
     :param store: the address of an empty PostgreSQL database; default: an SQLite file.
     """
@@ -51,24 +57,31 @@ def measure_poller(
         address = store or f"sqlite:///{folder}/raif.db"
         plan = {
             "url": url, "provider": provider, "interval": interval, "ticks": ticks, "runner": runner,
-            "waiting": fill(address, provider, batches, connections),
+            "kind": kind, "idle": idle, "waiting": fill(address, provider, batches, connections),
         }  # fmt: skip
         Path(folder, "plan.json").write_text(json.dumps(plan))
         environment = os.environ | {
             "AIRFLOW_HOME": folder, "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__RAIF__SQL_ALCHEMY_CONN": address,
             "AIRFLOW__RAIF__SPOOL_PATH": f"file://{folder}/spool", "NO_PROXY": "*",
         }  # fmt: skip
-        for account in range(connections):
-            host = f"{url}/{provider}/{account}{PATHS[provider]}"
-            connection = {"conn_type": f"raif_{provider}", "password": "good-key", "host": host}
-            environment[f"AIRFLOW_CONN_BENCH_{account}"] = json.dumps(connection)
+        environment |= connections_of(provider, url, connections, TYPES.get(kind))
         command = [sys.executable, "-m", "tests.benchmarks.poller_work", f"{folder}/plan.json"]
         done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
         if done.returncode:
             raise SystemExit(f"the measured process failed:\n{done.stderr[-4000:]}")
         figures = json.loads(done.stdout.splitlines()[-1])
     asked = {"provider": provider, "batches": batches, "connections": connections, "interval": interval}
-    return asked | {"runner": runner, "store": "postgresql" if store else "sqlite"} | figures
+    return asked | {"kind": kind, "runner": runner, "store": "postgresql" if store else "sqlite"} | figures
+
+
+def connections_of(provider: str, url: str, count: int, kind: str | None = None) -> dict[str, str]:
+    """Return the environment variables of connections to so many accounts."""
+    found = {}
+    for account in range(count):
+        host = f"{url}/{provider}/{account}{PATHS[provider]}"
+        connection = {"conn_type": kind or f"raif_{provider}", "password": KEY, "host": host}
+        found[f"AIRFLOW_CONN_BENCH_{account}"] = json.dumps(connection)
+    return found
 
 
 @contextlib.contextmanager
@@ -117,6 +130,8 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--interval", type=float)
     parser.add_argument("--runner", choices=("plain", "airflow"), default="plain")
+    parser.add_argument("--kind", choices=("ours", "common.ai", "openai", "idle"), default="ours")
+    parser.add_argument("--idle", type=float, default=5.0, help="seconds to look at the machine's own noise")
     parser.add_argument("--store", help="the address of an empty PostgreSQL database")
     options = vars(parser.parse_args())
     for batches in options.pop("batches"):

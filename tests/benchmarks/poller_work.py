@@ -14,8 +14,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
 from airflow_raif.triggers import pace
 from airflow_raif.triggers.batch import BatchTrigger
+from tests.benchmarks.poller_server import batch_id as provider_id
 
 PAGE_BYTES = 4096
 
@@ -92,13 +95,49 @@ def control(url: str, query: str = "") -> int:
         return int(json.load(answer))
 
 
+class IdleTrigger(BaseTrigger):
+    """Waits for nothing but the end of the measurement: what any trigger costs."""
+
+    over: asyncio.Event
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return f"{__name__}.IdleTrigger", {}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        await self.over.wait()
+        yield TriggerEvent({"status": "ended"})
+
+
+def make_trigger(plan: dict[str, Any], number: int, batch_id: str, conn_id: str) -> BaseTrigger:
+    """Make ours, a peer's or an idle trigger for one batch."""
+    kind, interval = plan["kind"], plan["interval"]
+    at_provider = provider_id(plan["provider"], 0, number)
+    if kind == "idle":
+        return IdleTrigger()
+    if kind == "common.ai":
+        from airflow.providers.common.ai.triggers.llm_batch import LLMBatchTrigger
+
+        return LLMBatchTrigger(
+            llm_conn_id=conn_id, adapter=plan["provider"], batch_id=at_provider, poll_interval=interval,
+            end_time=time.time() + 86400, cancel_on_kill=True, cancel_on_timeout=True, timeout=86400,
+        )  # fmt: skip
+    if kind == "openai":
+        from airflow.providers.openai.triggers.openai import OpenAIBatchTrigger
+
+        return OpenAIBatchTrigger(conn_id=conn_id, batch_id=at_provider, poll_interval=interval, timeout=86400)
+    return BatchTrigger(
+        conn_id=conn_id, batch_id=batch_id, model=f"{plan['provider']}:some-model", end_time=time.time() + 86400,
+        poll_intervals=[interval], min_dwell=0.0,
+    )  # fmt: skip
+
+
 class Plain:
     """Runs a trigger as a triggerer does, without its logs, spans and portals."""
 
-    def start(self, number: int, trigger: BatchTrigger) -> asyncio.Task[Any]:
+    def start(self, number: int, trigger: BaseTrigger) -> asyncio.Task[Any]:
         return asyncio.create_task(self._run(trigger), name=f"dag/run/wait/{number}/1 (ID {number})")
 
-    async def _run(self, trigger: BatchTrigger) -> str:
+    async def _run(self, trigger: BaseTrigger) -> str:
         (event,) = [event.payload async for event in trigger.run()]
         return str(event["status"])
 
@@ -111,14 +150,14 @@ class Airflow:
 
         self._runner = TriggerRunner()
 
-    def start(self, number: int, trigger: BatchTrigger) -> asyncio.Task[Any]:
+    def start(self, number: int, trigger: BaseTrigger) -> asyncio.Task[Any]:
         name = f"dag/run/wait/{number}/1 (ID {number})"
         trigger.task_instance = None
         task = asyncio.create_task(self._run(number, trigger), name=name)
         self._runner.triggers[number] = {"task": task, "is_watcher": False, "name": name, "events": 0}
         return task
 
-    async def _run(self, number: int, trigger: BatchTrigger) -> str:
+    async def _run(self, number: int, trigger: BaseTrigger) -> str:
         await self._runner.run_trigger(number, trigger)
         return "ended" if self._runner.triggers[number]["events"] == 1 else "no event"
 
@@ -127,33 +166,26 @@ async def measure(selector: TimedSelector, plan: dict[str, Any]) -> dict[str, An
     watch, url, interval, ticks = Watch(selector), plan["url"], plan["interval"], plan["ticks"]
     runner = Airflow() if plan["runner"] == "airflow" else Plain()
     figures: dict[str, Any] = {"phases": {}}
-
-    def start(number: int, batch_id: str, conn_id: str) -> asyncio.Task[Any]:
-        trigger = BatchTrigger(
-            conn_id=conn_id, batch_id=batch_id, model=f"{plan['provider']}:some-model",
-            end_time=time.time() + 86400, poll_intervals=[interval], min_dwell=0.0,
-        )  # fmt: skip
-        return runner.start(number, trigger)
-
+    IdleTrigger.over = asyncio.Event()
     async with watch.on(figures, "idle"):
-        await asyncio.sleep(5)
+        await asyncio.sleep(plan["idle"])
     # The first batch of a process pays for imports, pools and clients.
     async with watch.on(figures, "first batch"):
-        first = start(0, *plan["waiting"][0])
-        while not control(url):  # noqa: ASYNC110 - the server is another process
+        first = runner.start(0, make_trigger(plan, 0, *plan["waiting"][0]))
+        while plan["kind"] != "idle" and not control(url):  # noqa: ASYNC110 - the server is another process
             await asyncio.sleep(0.2)
         await asyncio.sleep(0.5)
         first.cancel()
         await asyncio.wait([first])
     gc.collect()
-    before = resident()
+    before, cpu = resident(), time.process_time()
     async with watch.on(figures, "start of all"):
         tasks = []
         for number, (batch_id, conn_id) in enumerate(plan["waiting"]):
-            tasks.append(start(number, batch_id, conn_id))
+            tasks.append(runner.start(number, make_trigger(plan, number, batch_id, conn_id)))
             await asyncio.sleep(0)
         await asyncio.sleep(interval * 1.5)
-    calls, cpu = control(url), time.process_time()
+    starting, calls, cpu = time.process_time() - cpu, control(url), time.process_time()
     await asyncio.sleep(interval * ticks)
     cpu, calls = time.process_time() - cpu, control(url) - calls
     async with watch.on(figures, "ticks"):
@@ -161,15 +193,18 @@ async def measure(selector: TimedSelector, plan: dict[str, Any]) -> dict[str, An
     peak = watch.peak
     async with watch.on(figures, "end of all"):
         control(url, "?end=1")
+        IdleTrigger.over.set()
         found = await asyncio.gather(*tasks)
-    assert set(found) == {"ended"}, set(found)
-    count = len(tasks)
+    assert set(found) <= {"ended", "success"}, set(found)
+    count, phases = len(tasks), figures["phases"]
     return {
         "requests_per_tick": round(calls / ticks, 1),
         "cpu_ms_per_batch_tick": round(cpu * 1000 / ticks / count, 4),
+        "cpu_ms_per_start": round(starting * 1000 / count, 3),
         "kb_per_batch": round((peak - before) / 1024 / count, 2),
-        "late_ms": max(figures["phases"][phase]["late_ms"] for phase in ("start of all", "ticks", "end of all")),
-        "block_cpu_ms": max(figures["phases"][phase]["block_cpu_ms"] for phase in figures["phases"]),
+        "process_mib": round(peak / 2**20, 1),
+        "late_ms": max(phases[phase]["late_ms"] for phase in ("start of all", "ticks", "end of all")),
+        "block_cpu_ms": max(phases[phase]["block_cpu_ms"] for phase in phases),
         **figures,
     }
 

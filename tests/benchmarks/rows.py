@@ -11,6 +11,8 @@ import msgspec
 SYSTEM = "Summarise in one line."
 TEXT = "The quick brown fox jumps over the lazy dog near the quiet river bank. " * 25
 RESULT_BYTES = 2048
+#: As long as a real one: it is looked for in whatever a provider sends.
+KEY = "sk-proj-" + "Zt4v9QmX2bLw7RkD" * 3
 
 #: What is measured -> provider, model, endpoint.
 DIALECTS = {

@@ -1,19 +1,21 @@
 """One measurement, in a process of its own: ``python -m tests.benchmarks.work SIDE WORK HOME SERVED URL ROWS``.
 
-Prints one line of JSON: rows done, CPU seconds, wall seconds, and MiB at the peak above what was there before.
+Prints one line of JSON: rows done, CPU seconds, wall seconds, and MiB at the peak above what was there before. With
+``--cold`` all that the process takes from its start counts, imports and clients included.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
-import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 WARM_UP_ROWS = 20
 
@@ -34,6 +36,8 @@ def prepare(side: str, work: str, home: Path, served: Path, count: int, *, shuff
     """Make what a work needs, unless it begins with nothing."""
     verb, _, dialect = work.partition("-")
     if verb == "submit":
+        if side == "ours":
+            importlib.import_module("tests.benchmarks.ours").migrate(home)
         return
     before = set(served.iterdir())
     module: Any = importlib.import_module(f"tests.benchmarks.{'peer' if side == 'peer' else 'ours'}")
@@ -55,20 +59,39 @@ def _memory(name: str) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(name))
 
 
+def _size(folder: Path, pattern: str) -> float:
+    return sum(each.stat().st_size for each in folder.rglob(pattern) if each.is_file()) / 2**20
+
+
 def main() -> None:
-    side, work, home, served, url, count = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("side", "work"):
+        parser.add_argument(name)
+    for name in ("home", "served"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("url")
+    parser.add_argument("count", type=int)
+    parser.add_argument("--cold", action="store_true")
+    options = parser.parse_args()
+    side, work, home, served, url, count = (
+        options.side, options.work, options.home, options.served, options.url, options.count,
+    )  # fmt: skip
     if url == "prepare":
-        prepare(side, work, Path(home), Path(served), int(count))
+        prepare(side, work, home, served, count)
         return
     os.environ["NO_PROXY"] = "*"
-    warm_up(side, work, Path(served), url)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-    before, resident, started = resource.getrusage(resource.RUSAGE_SELF), _memory("VmRSS"), time.monotonic()
-    done = run(side, work, Path(home), Path(served), url, int(count))
-    wall, after, peak = time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF), _memory("VmHWM")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    mib = (peak - resident) / 1024
-    print(json.dumps({"done": done, "cpu": cpu, "wall": wall, "mib": mib, "peak_mib": peak / 1024}))
+    cpu, wall, resident = 0.0, psutil.Process().create_time(), 0
+    if not options.cold:
+        warm_up(side, work, served, url)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+        cpu, wall, resident = time.process_time(), time.time(), _memory("VmRSS")
+    done = run(side, work, home, served, url, count)
+    wall, cpu, peak = time.time() - wall, time.process_time() - cpu, _memory("VmHWM")
+    figures = {
+        "done": done, "cpu": cpu, "wall": wall, "mib": (peak - resident) / 1024, "peak_mib": peak / 1024,
+        "store_mib": _size(home, "raif.db*"), "spool_mib": _size(home / "spool", "*"),
+    }  # fmt: skip
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
