@@ -6,7 +6,6 @@ Source: https://docs.anthropic.com/en/api/creating-message-batches
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -26,12 +25,11 @@ from airflow_raif.adapters.base import (
     Transport,
     unknown_status,
 )
-from airflow_raif.adapters.jsonl import split_lines
-from airflow_raif.adapters.lookup import listed
+from airflow_raif.adapters.lookup import first_wire_id, listed
 from airflow_raif.adapters.schemas import anthropic_schema
 from airflow_raif.adapters.text_form import check_form, encode_json, merge_params, split_system, text_messages
 from airflow_raif.domain.batch import Counts, PartState
-from airflow_raif.domain.errors import BatchNotFoundError, InvalidRequestError, MalformedResponseError
+from airflow_raif.domain.errors import InvalidRequestError, MalformedResponseError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import BatchStatus
@@ -171,20 +169,9 @@ class AnthropicAdapter(Adapter):
 
     def _may_be(self, transport: Transport, state: PartState, part: SpooledPart) -> bool:
         """Whether a batch may be the part: the ids in its results tell, and without any its size."""
-        if state.status.is_terminal and (wire_id := self._first_id(transport, state)) is not None:
+        if state.status.is_terminal and (wire_id := first_wire_id(self, transport, state)) is not None:
             return wire_id.startswith(wire_prefix(part.batch_id))
         return state.counts is None or state.counts.total == part.request_count
-
-    def _first_id(self, transport: Transport, state: PartState) -> str | None:
-        """Return the first id in a batch's results; ``None``: none can be read, or they were deleted by now."""
-        try:
-            with closing(self.result_blocks(transport, state)) as blocks:
-                for _, line in split_lines(blocks):
-                    with suppress(MalformedResponseError):
-                        return self.apply_batch_result(line).wire_id
-        except BatchNotFoundError:
-            pass
-        return None
 
     # Synchronous calls
 

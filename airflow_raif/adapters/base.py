@@ -7,7 +7,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -302,7 +302,7 @@ class Adapter(ABC):
     # Results
 
     @abstractmethod
-    def result_blocks(self, transport: Transport, state: PartState) -> Iterator[bytes]:
+    def result_blocks(self, transport: Transport, state: PartState) -> Generator[bytes]:
         """Stream the raw result rows of a terminal batch job in blocks of bytes.
 
         Rows end with ``\\n`` (the last may not); files follow each other with a line end between. Inline results

@@ -6,7 +6,7 @@ Source: https://ai.google.dev/gemini-api/docs/batch-api
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -286,7 +286,7 @@ class GeminiAdapter(Adapter):
 
     # Results
 
-    def result_blocks(self, transport: Transport, state: PartState) -> Iterator[bytes]:
+    def result_blocks(self, transport: Transport, state: PartState) -> Generator[bytes]:
         """Stream the responses file, or write inline responses out as the lines of one."""
         file = state.refs.get("responses_file")
         operation: _Operation | None = None

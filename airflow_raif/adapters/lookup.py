@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
 
 from airflow_raif.adapters.base import Adapter, Lookup, Transport
+from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import PartState
-from airflow_raif.domain.errors import AmbiguousSubmitError
+from airflow_raif.domain.errors import AmbiguousSubmitError, BatchNotFoundError, MalformedResponseError
 
 #: A lookup reads no more pages than this.
 MAX_PAGES = 50
@@ -52,6 +54,15 @@ def listed(adapter: Adapter, transport: Transport, lookup: Lookup) -> Iterator[t
     raise AmbiguousSubmitError(
         f"it may be among more than the {len(times)} batches that were looked at; {adapter.name} lists more"
     )
+
+
+def first_wire_id(adapter: Adapter, transport: Transport, state: PartState) -> str | None:
+    """Return the first id in a terminal batch's results; ``None``: none can be read, or they were deleted by now."""
+    with suppress(BatchNotFoundError), closing(adapter.result_blocks(transport, state)) as blocks:
+        for _, line in split_lines(blocks):
+            with suppress(MalformedResponseError):
+                return adapter.apply_batch_result(line).wire_id
+    return None
 
 
 def is_past(times: list[float | None], oldest: float) -> bool:

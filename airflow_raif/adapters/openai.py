@@ -5,7 +5,7 @@ Source: https://platform.openai.com/docs/api-reference/batch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -253,7 +253,7 @@ class OpenAIAdapter(Adapter):
 
     # Results
 
-    def result_blocks(self, transport: Transport, state: PartState) -> Iterator[bytes]:
+    def result_blocks(self, transport: Transport, state: PartState) -> Generator[bytes]:
         """Stream the output file, then the error file; either may be missing."""
         for name in ("output_file_id", "error_file_id"):
             if file_id := state.refs.get(name):

@@ -153,7 +153,6 @@ def _respond(body: RequestBody, answer: Answer, tool: str, now: int) -> dict[str
             "call_id": f"call_{mark[:24]}", "name": tool,
         }  # fmt: skip
     reasoning = [{"id": f"rs_{mark}", "type": "reasoning", "content": [], "summary": []}]
-    output_tokens = answer.output_tokens + answer.reasoning_tokens
     return {
         "id": f"resp_{mark}",
         "object": "response",
@@ -179,15 +178,20 @@ def _respond(body: RequestBody, answer: Answer, tool: str, now: int) -> dict[str
         "tools": [],
         "top_p": 1.0,
         "truncation": "disabled",
-        "usage": {
-            "input_tokens": answer.input_tokens,
-            "input_tokens_details": {"cache_write_tokens": 0, "cached_tokens": answer.cached_tokens},
-            "output_tokens": output_tokens,
-            "output_tokens_details": {"reasoning_tokens": answer.reasoning_tokens},
-            "total_tokens": answer.input_tokens + output_tokens,
-        },
+        "usage": _usage_of_response(answer),
         "user": None,
         "metadata": body.metadata or {},
+    }
+
+
+def _usage_of_response(answer: Answer) -> dict[str, Any]:
+    output_tokens = answer.output_tokens + answer.reasoning_tokens
+    return {
+        "input_tokens": answer.input_tokens,
+        "input_tokens_details": {"cache_write_tokens": 0, "cached_tokens": answer.cached_tokens},
+        "output_tokens": output_tokens,
+        "output_tokens_details": {"reasoning_tokens": answer.reasoning_tokens},
+        "total_tokens": answer.input_tokens + output_tokens,
     }
 
 

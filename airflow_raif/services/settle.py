@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 
-from airflow_raif.adapters.jsonl import split_lines
+from airflow_raif.adapters.lookup import first_wire_id
 from airflow_raif.domain.batch import Batch, Part, PartState
-from airflow_raif.domain.errors import BatchNotFoundError, InvalidBatchError, MalformedResponseError, RejectedError
+from airflow_raif.domain.errors import BatchNotFoundError, InvalidBatchError, RejectedError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.wire_id import index_of, wire_prefix
 from airflow_raif.services.find import may_be_sent
@@ -95,17 +94,8 @@ def _why_not(runtime: Runtime, batch: Batch, part: Part, state: PartState) -> st
         return "nothing was ever sent for the part"
     if (total := state.counts.total if state.counts else 0) and total != part.request_count:
         return f"it has {total} requests, not {part.request_count}"
-    if state.status.is_terminal and (wire_id := _first_id(runtime, state)) is not None:
+    if state.status.is_terminal and (wire_id := first_wire_id(runtime.adapter, runtime.transport, state)) is not None:
         index = index_of(wire_id, wire_prefix(batch.batch_id))
         if index is None or runtime.store.part_of_entry(batch, index) != part.number:
             return f"its results are of other requests, such as {wire_id!r}"
-    return None
-
-
-def _first_id(runtime: Runtime, state: PartState) -> str | None:
-    """Return the first id in a batch's results; ``None``: it has none that can be read."""
-    with suppress(BatchNotFoundError):
-        for _, line in split_lines(runtime.adapter.result_blocks(runtime.transport, state)):
-            with suppress(MalformedResponseError):
-                return runtime.adapter.apply_batch_result(line).wire_id
     return None
