@@ -30,8 +30,14 @@ import tenacity  # noqa: E402
 
 from airflow_raif.emulator.server import EmulatorServer  # noqa: E402
 from airflow_raif.emulator.settings import EmulatorSettings  # noqa: E402
-from airflow_raif.store import Store  # noqa: E402
+from airflow_raif.store import Store, migrate  # noqa: E402
 from tests.postgres import PostgresServer  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no process is left with it alone at the end."""
+    order = {name: place for place, name in enumerate(("e2e", "chaos", "integration"))}
+    items.sort(key=lambda item: order.get(item.path.relative_to(REPOSITORY / "tests").parts[0], len(order)))
 
 
 def pytest_unconfigure() -> None:
@@ -76,10 +82,19 @@ def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_raif.adapters.http._jitter", tenacity.wait_none())
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An embedded store with nothing in it, to be copied: to migrate one takes longer than most tests."""
+    file = tmp_path_factory.mktemp("store") / "raif.db"
+    migrate.upgrade(f"sqlite:///{file}")
+    return file
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(empty_store: Path, tmp_path: Path) -> Iterator[Store]:
     """A fresh embedded store."""
-    opened = Store.open(f"sqlite:///{tmp_path}/raif.db", embedded=True)
+    shutil.copy(empty_store, tmp_path / "raif.db")
+    opened = Store.open(f"sqlite:///{tmp_path}/raif.db")
     yield opened
     opened.close()
 

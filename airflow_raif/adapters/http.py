@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +39,9 @@ _EXHAUSTED_CODES = frozenset(
     ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "enforced_spend_limit_reached")
 )
 _TRANSIENT_STATUSES = frozenset((408, 409, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529))
+
+#: Read once in a process: to load the certificates of the world takes longer than a call does.
+_ssl_context = functools.cache(httpx.create_ssl_context)
 
 
 class _Common:
@@ -210,7 +214,7 @@ class HttpTransport(_Common):
 
     def _open(self, request: Request) -> httpx.Response:
         if self._client is None:
-            self._client = httpx.Client(timeout=self._adapter.settings.timeout_seconds)
+            self._client = httpx.Client(timeout=self._adapter.settings.timeout_seconds, verify=_ssl_context())
         arguments = self._arguments(request)
         try:
             response = self._client.send(self._client.build_request(**arguments), stream=True)
@@ -239,7 +243,7 @@ class AsyncHttpTransport(_Common):
     def __init__(self, adapter: Adapter, *, client: httpx.AsyncClient | None = None) -> None:
         super().__init__(adapter)
         # Made here, since it loads certificates, which is too slow for the first call on an event loop.
-        self._client = client or httpx.AsyncClient(timeout=adapter.settings.timeout_seconds)
+        self._client = client or httpx.AsyncClient(timeout=adapter.settings.timeout_seconds, verify=_ssl_context())
 
     async def send(self, request: Request, *, retry: bool = False) -> Response:
         """Send and read the whole answer, once.

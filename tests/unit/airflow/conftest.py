@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,8 +40,9 @@ def raif_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]
 
 
 @pytest.fixture
-def raif_store(raif_home: Path) -> Store:
+def raif_store(raif_home: Path, empty_store: Path) -> Store:
     """The store that the hooks find."""
+    shutil.copy(empty_store, raif_home / "raif.db")
     return store_hook.find_store()
 
 
