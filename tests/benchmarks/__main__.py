@@ -16,12 +16,13 @@ from tests.benchmarks import page
 from tests.benchmarks.figures import Figure, keep
 from tests.benchmarks.pipelines import WORKS, measure_cold, measure_pipelines
 from tests.benchmarks.scaling import SIZES, measure_scaling
+from tests.benchmarks.startup import measure_startup
 from tests.benchmarks.triggerer import measure_triggerer
 from tests.benchmarks.waiting import measure_waiting
 
 REPOSITORY = Path(__file__).parents[2]
 #: Rows of the pipelines.
-ROWS, QUICK_ROWS, START_ROWS = 50_000, 2000, 20
+ROWS, QUICK_ROWS = 50_000, 2000
 COLD = ("fetch-openai", "fetch-anthropic", "submit-openai")
 
 Section = Callable[[], Iterable[Figure]]
@@ -31,11 +32,11 @@ def sections(rows: int, runs: int, works: Sequence[str], *, is_quick: bool) -> d
     """Return what can be measured, by name, in the order it is."""
     found: dict[str, Section] = {
         "pipelines": lambda: measure_pipelines(works, rows, runs, is_quick=is_quick),
-        "start": lambda: measure_cold(COLD[:1] if is_quick else COLD, START_ROWS, runs, is_quick=is_quick),
+        "imports": lambda: measure_startup(runs, is_quick=is_quick),
         "waiting": lambda: measure_waiting(is_quick=is_quick),
     }
     if not is_quick:
-        found["cold"] = lambda: measure_cold(COLD, rows, runs, is_quick=False)
+        found["cold"] = lambda: measure_cold(COLD, rows, runs)
         found["scaling"] = lambda: measure_scaling(SIZES, runs, is_quick=False)
         found["triggerer"] = measure_triggerer
     return found
@@ -65,7 +66,7 @@ def table_of(figures: Iterable[Figure]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute: few rows, one run; writes no page")
-    parser.add_argument("--only", nargs="*", metavar="SECTION", help="pipelines start waiting cold scaling triggerer")
+    parser.add_argument("--only", nargs="*", metavar="SECTION", help="pipelines imports cold waiting scaling triggerer")
     parser.add_argument("--works", nargs="*", default=WORKS, help="of the pipelines")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--runs", type=int)

@@ -54,3 +54,26 @@ def keep(path: Path, new: Iterable[Figure]) -> list[Figure]:
     ]  # fmt: skip
     path.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
     return list(kept.values())
+
+
+class Book:
+    """Figures, looked up."""
+
+    def __init__(self, figures: Iterable[Figure]) -> None:
+        self._figures = sorted(figures, key=lambda each: each.size)
+
+    def of(self, section: str, unit: str | None = None, name: str | None = None) -> list[Figure]:
+        """Return the figures of a section, smallest sizes first."""
+        return [
+            each
+            for each in self._figures
+            if each.section == section and unit in (None, each.unit) and name in (None, each.name)
+        ]
+
+    def one(self, section: str, name: str, unit: str, size: int) -> Figure:
+        """Return a figure that is there."""
+        return next(each for each in self.of(section, unit, name) if each.size == size)
+
+    def find(self, section: str, name: str, unit: str, size: int) -> float | None:
+        """Return our side of a figure, if it was measured."""
+        return next((each.ours for each in self.of(section, unit, name) if each.size == size), None)

@@ -91,28 +91,36 @@ class _Gemini(msgspec.Struct):
     response: _GeminiResponse
 
 
-def _chat(row: _OpenAI) -> tuple[str, str, Any]:
+_decode = msgspec.json.Decoder().decode
+
+
+def _chat(row: _OpenAI) -> tuple[str, Any, Any]:
     return row.custom_id, row.response.body.choices[0].message.content, row.response.body.usage
 
 
-def _responses(row: _OpenAI) -> tuple[str, str, Any]:
+def _structured(row: _OpenAI) -> tuple[str, Any, Any]:
+    return row.custom_id, _decode(row.response.body.choices[0].message.content), row.response.body.usage
+
+
+def _responses(row: _OpenAI) -> tuple[str, Any, Any]:
     body = row.response.body
     return row.custom_id, "".join(c.text or "" for item in body.output for c in item.content or ()), body.usage
 
 
-def _anthropic(row: _Anthropic) -> tuple[str, str, Any]:
+def _anthropic(row: _Anthropic) -> tuple[str, Any, Any]:
     message = row.result.message
     return row.custom_id, "".join(each.text or "" for each in message.content), message.usage
 
 
-def _gemini(row: _Gemini) -> tuple[str, str, Any]:
+def _gemini(row: _Gemini) -> tuple[str, Any, Any]:
     response = row.response
     text = "".join(each.text or "" for each in response.candidates[0].content.parts)
     return row.key, text, response.usageMetadata
 
 
-_READERS: dict[str, tuple[type[msgspec.Struct], Callable[[Any], tuple[str, str, Any]], str]] = {
+_READERS: dict[str, tuple[type[msgspec.Struct], Callable[[Any], tuple[str, Any, Any]], str]] = {
     "openai": (_OpenAI, _chat, "/v1/files/{}/content"),
+    "structured": (_OpenAI, _structured, "/v1/files/{}/content"),
     "responses": (_OpenAI, _responses, "/v1/files/{}/content"),
     "anthropic": (_Anthropic, _anthropic, "/v1/messages/batches/{}/results"),
     "gemini": (_Gemini, _gemini, "/download/v1beta/files/{}:download"),

@@ -17,7 +17,7 @@ from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.submit import submit_batch
 from airflow_raif.spool.files import requests_file
 from airflow_raif.store import Store
-from tests.benchmarks.rows import DIALECTS, KEY, SYSTEM, result_lines, rows
+from tests.benchmarks.rows import DIALECTS, KEY, SCHEMA, SYSTEM, result_lines, rows
 from tests.support import folder, runtime_of
 
 
@@ -31,7 +31,8 @@ def _open(dialect: str, home: Path, url: str, store_url: str | None) -> Iterator
 
 def _defaults(dialect: str) -> RequestDefaults:
     _, model, endpoint = DIALECTS[dialect]
-    return RequestDefaults(model=model, endpoint=endpoint, system=SYSTEM, max_tokens=1024)
+    schema = SCHEMA if dialect == "structured" else None
+    return RequestDefaults(model=model, endpoint=endpoint, system=SYSTEM, max_tokens=1024, output_schema=schema)
 
 
 def migrate(home: Path) -> None:

@@ -11,12 +11,21 @@ import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from tests.benchmarks.rows import DIALECTS, KEY, SYSTEM, result_lines, rows
 
 CONN_ID = "bench_peer"
 _TASK = {"dag_id": "dag", "task_id": "task", "run_id": "run", "map_index": -1}
+
+
+class Answer(BaseModel):
+    """What rows.SCHEMA says."""
+
+    summary: str
+    category: Literal["a", "b"]
 
 
 def _operator(dialect: str, home: Path, url: str, requests: list[Any]) -> Any:
@@ -30,6 +39,7 @@ def _operator(dialect: str, home: Path, url: str, requests: list[Any]) -> Any:
     return LLMBatchOperator(
         task_id="task", requests=requests, result_path=f"file://{home}/peer", llm_conn_id=CONN_ID,
         model_id=f"{provider}:{model}", system_prompt=SYSTEM, deferrable=True,
+        output_type=Answer if dialect == "structured" else str,
     )  # fmt: skip
 
 

@@ -17,7 +17,10 @@ from typing import Any
 
 from tests.benchmarks.figures import Figure
 
-WORKS = ("fetch-openai", "fetch-responses", "fetch-anthropic", "fetch-gemini", "submit-openai", "submit-anthropic")
+WORKS = (
+    "fetch-openai", "fetch-structured", "fetch-responses", "fetch-anthropic", "fetch-gemini", "submit-openai",
+    "submit-anthropic",
+)  # fmt: skip
 SIDES = ("ours", "peer", "floor")
 #: What the peer has no way to do.
 NOT_OF_PEER = frozenset(("fetch-responses", "fetch-gemini"))
@@ -91,9 +94,9 @@ def measure_pipelines(works: Sequence[str], count: int, runs: int, *, is_quick: 
             yield of_sides("warm", work, unit, found, key, count, is_quick=is_quick)
 
 
-def measure_cold(works: Sequence[str], count: int, runs: int, *, is_quick: bool) -> Iterator[Figure]:
+def measure_cold(works: Sequence[str], count: int, runs: int) -> Iterator[Figure]:
     """Measure cold: all that a task process takes from its start, imports and clients included."""
     for work in works:
         found = measure(work, count, runs, is_cold=True)
         for key, unit in (("cpu", "CPU s"), ("wall", "wall s"), ("peak_mib", "MiB of the process")):
-            yield of_sides("cold", work, unit, found, key, count, is_quick=is_quick)
+            yield of_sides("cold", work, unit, found, key, count, is_quick=False)

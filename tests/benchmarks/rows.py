@@ -14,9 +14,17 @@ RESULT_BYTES = 2048
 #: As long as a real one: it is looked for in whatever a provider sends.
 KEY = "sk-proj-" + "Zt4v9QmX2bLw7RkD" * 3
 
+#: What an answer must follow, where it is ``structured``.
+SCHEMA = {
+    "type": "object",
+    "properties": {"summary": {"type": "string"}, "category": {"type": "string", "enum": ["a", "b"]}},
+    "required": ["summary", "category"],
+    "additionalProperties": False,
+}
 #: What is measured -> provider, model, endpoint.
 DIALECTS = {
     "openai": ("openai", "gpt-5-nano", "/v1/chat/completions"),
+    "structured": ("openai", "gpt-5-nano", "/v1/chat/completions"),
     "responses": ("openai", "gpt-5-nano", "/v1/responses"),
     "anthropic": ("anthropic", "claude-haiku-4-5", "/v1/messages"),
     "gemini": ("gemini", "gemini-2.5-flash", "batchGenerateContent"),
@@ -60,6 +68,10 @@ def _chat(wire_id: str, n: int, text: str) -> dict[str, Any]:
         },
         "service_tier": "default", "system_fingerprint": None,
     })  # fmt: skip
+
+
+def _structured(wire_id: str, n: int, text: str) -> dict[str, Any]:
+    return _chat(wire_id, n, msgspec.json.encode({"summary": text, "category": "a"}).decode())
 
 
 def _responses(wire_id: str, n: int, text: str) -> dict[str, Any]:
@@ -108,5 +120,5 @@ def _gemini(wire_id: str, n: int, text: str) -> dict[str, Any]:
 
 
 _LINES: dict[str, Callable[[str, int, str], dict[str, Any]]] = {
-    "openai": _chat, "responses": _responses, "anthropic": _anthropic, "gemini": _gemini,
+    "openai": _chat, "structured": _structured, "responses": _responses, "anthropic": _anthropic, "gemini": _gemini,
 }  # fmt: skip

@@ -1,0 +1,69 @@
+"""What is asked of the figures, and whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.benchmarks.figures import Book
+
+_MANY, _MILLION = 50_000, 1_000_000
+
+
+def bars(book: Book) -> Iterator[tuple[str, str, str]]:
+    """Yield each bar, what was measured, and whether it holds; what was not measured is left out."""
+    yield from _pipelines(book)
+    yield from _growth(book)
+    yield from _waiting(book)
+
+
+def _row(bar: str, measured: float, holds: bool, unit: str = "") -> tuple[str, str, str]:
+    return bar, f"{measured:,.3g}{unit}", "yes" if holds else "no"
+
+
+def _pipelines(book: Book) -> Iterator[tuple[str, str, str]]:
+    for work, name, least, most in (
+        ("fetch-openai", "OpenAI fetch", 8, 3), ("fetch-responses", "OpenAI `/v1/responses` fetch", 8, 3),
+        ("fetch-anthropic", "Anthropic fetch", 8, 3), ("fetch-gemini", "Gemini fetch", 8, 3),
+        ("submit-openai", "OpenAI submit", 5, 2.5), ("submit-anthropic", "Anthropic submit", 5, 2.5),
+    ):  # fmt: skip
+        for section in ("warm", "cold"):
+            for figure in book.of(section, "CPU s", work):
+                if figure.gain is not None:
+                    bar = f"{name}, {section}: common-ai takes at least {least} times our CPU"
+                    yield _row(bar, figure.gain, figure.gain >= least, " times")
+                if section == "warm" and figure.above_floor is not None:
+                    bar = f"{name}: at most {most:g} times the floor"
+                    yield _row(bar, figure.above_floor, figure.above_floor <= most, " times")
+    gemini, openai = (book.of("warm", "CPU s", work) for work in ("fetch-gemini", "fetch-openai"))
+    if gemini and openai:
+        ratio = gemini[0].ours / openai[0].ours
+        yield _row("Gemini fetch: at most 1.3 times our OpenAI fetch", ratio, ratio <= 1.3, " times")
+
+
+def _growth(book: Book) -> Iterator[tuple[str, str, str]]:
+    works = (("fetch-responses", "fetch", _MILLION), ("submit-openai", "submit", _MILLION // 2))
+    for work, name, size in works:
+        cpu = [book.find("scaling", work, "CPU s", each) for each in (_MANY, size)]
+        mib = [book.find("scaling", work, "MiB above imports", each) for each in (_MANY, size)]
+        if None in cpu or None in mib:
+            continue
+        growth = cpu[1] / cpu[0] / (size / _MANY)
+        yield _row(f"{name}, {size:,} rows: CPU a row within 15 % of 50,000's", growth, growth <= 1.15, " times")
+        larger = mib[1] / mib[0]
+        bar = f"{name}, {size:,} rows: peak memory above imports within 10 % of 50,000's, {mib[0]:.3g} MiB"
+        yield _row(bar, mib[1], larger <= 1.1, " MiB")
+        if name == "submit":
+            yield _row("submit: peak memory above imports at most 48 MiB", mib[1], mib[1] <= 48, " MiB")
+
+
+def _waiting(book: Book) -> Iterator[tuple[str, str, str]]:
+    for unit, most in (
+        ("requests a tick", 15), ("CPU ms per batch and tick", 0.3), ("CPU ms the loop was held at most", 50),
+        ("KB per waiting batch", 20),
+    ):  # fmt: skip
+        value = book.find("waiting", "one connection", unit, 1000)
+        if value is not None:
+            yield _row(f"1,000 waiting batches: at most {most:g} {unit}", value, value <= most)
+    silent = book.find("triggerer", "a triggerer of Airflow", "s without a heartbeat at most", 1000)
+    if silent is not None:
+        yield _row("1,000 tasks in a real triggerer: its heartbeat is never 30 s old", silent, silent < 30, " s")
