@@ -70,10 +70,10 @@ def machine() -> str:
     models = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = psutil.virtual_memory().total / 2**30
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     return (
         f"Measured on {datetime.now(UTC):%Y-%m-%d}: {models[0] if models else platform.machine()}, {os.cpu_count()}"
-        f" cores, {memory:.0f} GiB, {platform.system()} {platform.release()}, Python {platform.python_version()}, SQLite"
-        f" {sqlite3.sqlite_version}; {versions}."
+        f" cores, {memory:.0f} GiB, {system}, SQLite {sqlite3.sqlite_version}; {versions}."
     )
 
 

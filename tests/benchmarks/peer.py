@@ -60,13 +60,13 @@ def prepare(dialect: str, home: Path, served: Path, count: int, *, shuffled: boo
     from airflow.sdk import ObjectStoragePath
 
     key = _key()
-    with (served / f"peer-{dialect}-{count}").open("wb") as file:
+    with (served / f"peer-{count}").open("wb") as file:
         file.writelines(result_lines(dialect, state.key16(key), 0, count, shuffled=shuffled))
     provider, model, _ = DIALECTS[dialect]
     state.write_submitted(
         ObjectStoragePath(f"file://{home}/peer"), key=key, input_fingerprint="", output_schema_digest="",
         intent_at=None, adapter=provider, llm_conn_id=CONN_ID, model_id=f"{provider}:{model}",
-        output_type_ref=None, batch_id=f"peer-{dialect}-{count}", provider_input_ref=None, request_count=count,
+        output_type_ref=None, batch_id=f"peer-{count}", provider_input_ref=None, request_count=count,
         submitted_at="",
     )  # fmt: skip
 

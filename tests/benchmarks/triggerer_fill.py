@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 from airflow.configuration import conf
 from airflow.dag_processing.bundles.manager import DagBundlesManager
@@ -22,7 +23,7 @@ def main() -> None:
     folder = conf.get("core", "dags_folder")
     interval = float(os.environ["RAIF_BENCH_INTERVAL"])
     DagBundlesManager().sync_bundles_to_db()
-    bag = DagBag(folder, bundle_path=folder, bundle_name="dags-folder", include_examples=False)
+    bag = DagBag(folder, bundle_path=Path(folder), bundle_name="dags-folder")
     assert not bag.import_errors, bag.import_errors
     sync_bag_to_db(bag, "dags-folder", None)
     dag = SerializedDagModel.get_dag("waiting")

@@ -10,7 +10,6 @@ import argparse
 import importlib
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -46,14 +45,6 @@ def prepare(side: str, work: str, home: Path, served: Path, count: int, *, shuff
     (home / "result_files").write_text(" ".join(names))
 
 
-def warm_up(side: str, work: str, served: Path, url: str) -> None:
-    """Do the work once on a few rows: what is imported or compiled at first use is not what is measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        prepare(side, work, home, served, WARM_UP_ROWS)
-        run(side, work, home, served, url, WARM_UP_ROWS)
-
-
 def _memory(name: str) -> int:
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(name))
@@ -77,14 +68,18 @@ def main() -> None:
         options.side, options.work, options.home, options.served, options.url, options.count,
     )  # fmt: skip
     if url == "prepare":
-        prepare(side, work, home, served, count)
+        for name, rows in (("main", count), ("warm", WARM_UP_ROWS)):
+            (home / name).mkdir()
+            prepare(side, work, home / name, served, rows)
         return
     os.environ["NO_PROXY"] = "*"
     cpu, wall, resident = 0.0, psutil.Process().create_time(), 0
     if not options.cold:
-        warm_up(side, work, served, url)
+        # What is imported or compiled at first use is not what is measured.
+        run(side, work, home / "warm", served, url, WARM_UP_ROWS)
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
         cpu, wall, resident = time.process_time(), time.time(), _memory("VmRSS")
+    home /= "main"
     done = run(side, work, home, served, url, count)
     wall, cpu, peak = time.time() - wall, time.process_time() - cpu, _memory("VmHWM")
     figures = {
