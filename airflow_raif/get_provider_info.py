@@ -130,5 +130,6 @@ _OPTIONS = {
     "outage_pause": _option(
         "Seconds that a task waits, deferred, before it asks a provider again that does not answer.", "300"
     ),
+    "parallel_downloads": _option("Parts whose results a task downloads at the same time.", "4"),
     "store_timeout": _option("Seconds that a task waits for metadata tables that do not answer.", "300"),
 }

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from airflow.sdk import conf
+
 from airflow_raif.domain.errors import ConnectionUnavailableError, StoreUnavailableError
 from airflow_raif.hooks.connections import ResolvedConnection, aresolve, resolve
 from airflow_raif.hooks.prices import price_book
@@ -76,6 +78,7 @@ def _runtime(conn_id: str, connection: ResolvedConnection, store: Store) -> Iter
             spool=spool_folder(),
             conn_id=conn_id,
             prices=price_book(),
+            parallel_downloads=conf.getint("raif", "parallel_downloads", fallback=4),
         )
 
 

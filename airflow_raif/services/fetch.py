@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 
 from airflow_raif.adapters.jsonl import split_lines
@@ -63,11 +66,13 @@ def fetch_ended_parts(runtime: Runtime, batch_id: str, numbers: Collection[int] 
     """
     batch = runtime.store.get_batch(batch_id)
     refused: ProviderError | None = None
-    for part in batch.parts:
-        is_wanted = numbers is None or part.number in numbers
-        if is_wanted and part.status.is_terminal and part.results_fetched_at is None:
+    wanted = [part for part in batch.parts if numbers is None or part.number in numbers]
+    wanted = [part for part in wanted if part.status.is_terminal and part.results_fetched_at is None]
+    with closing(_downloads(runtime, batch, wanted)) as downloads:
+        for part, download in downloads:
             try:
-                _fetch_part(runtime, batch, part)
+                download()
+                _read_part(runtime, batch, part)
             except (RejectedError, BatchNotFoundError, MalformedResponseError) as error:
                 refused = refused or error
     batch = runtime.store.mark_fetched(batch, runtime.clock())
@@ -76,19 +81,45 @@ def fetch_ended_parts(runtime: Runtime, batch_id: str, numbers: Collection[int] 
     return batch
 
 
-def _fetch_part(runtime: Runtime, batch: Batch, part: Part) -> None:
+def _downloads(
+    runtime: Runtime, batch: Batch, parts: Sequence[Part]
+) -> Generator[tuple[Part, Callable[[], None]], None, None]:
+    """Yield each part with what brings its results into the spool, or waits until a thread has.
+
+    While one part is read, the next ones are on their way: providers answer slowly, and a download costs little CPU.
+    """
+    if len(parts) < 2 or runtime.parallel_downloads < 2:
+        yield from ((part, partial(_download, runtime, batch, part)) for part in parts)
+        return
+    with ThreadPoolExecutor(runtime.parallel_downloads, thread_name_prefix="raif-download") as pool:
+        try:
+            running = [(part, pool.submit(_download, runtime, batch, part)) for part in parts]
+            yield from ((part, future.result) for part, future in running)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _download(runtime: Runtime, batch: Batch, part: Part) -> None:
+    """Bring a part's results into the spool, unless they are there."""
     folder, name = runtime.folder(batch.batch_id), results_file(part.number)
-    if not folder.exists(name):
-        with folder.write(name, once=True) as file:
-            if part.provider_batch_id is not None:
-                try:
-                    download_results(runtime, batch, part, file)
-                except ProviderError as error:
-                    if not is_gone(runtime, part, error):
-                        raise
-                    log.warning("Part %s of batch %s was fetched too late: %s", part.number, batch.batch_id, error)
+    if folder.exists(name):
+        return
+    with folder.write(name, once=True) as file:
+        if part.provider_batch_id is None:
+            return
+        try:
+            download_results(runtime, batch, part, file)
+        except ProviderError as error:
+            if not is_gone(runtime, part, error):
+                raise
+            log.warning("Part %s of batch %s was fetched too late: %s", part.number, batch.batch_id, error)
+
+
+def _read_part(runtime: Runtime, batch: Batch, part: Part) -> None:
+    """Account for the results of a part that are in the spool."""
+    blocks = runtime.folder(batch.batch_id).blocks(results_file(part.number))
     reader = _PartReader(runtime, batch, part)
-    for offset, line in split_lines(folder.blocks(name)()):
+    for offset, line in split_lines(blocks()):
         reader.read(offset, line)
     reader.flush()
     reason = REASON_WITHOUT_RESULT[part.status]

@@ -30,6 +30,8 @@ class Runtime:
     conn_id: str
     prices: PriceBook = field(default_factory=PriceBook)
     clock: Callable[[], datetime] = utc_now
+    #: Parts whose results are downloaded at the same time.
+    parallel_downloads: int = 1
     #: Whether whoever works with it was told to end; then nothing is sent any more that would be paid.
     is_ending: Callable[[], bool] = lambda: False
 
