@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.utils.db_manager import BaseDBManager
 
-from airflow_raif.domain.errors import ConnectionUnavailableError
+from airflow_raif.domain.errors import ConfigurationError, ConnectionUnavailableError
 from airflow_raif.store import migrate
 from airflow_raif.store.tables import VERSION_TABLE, metadata
 
@@ -33,6 +33,8 @@ def _migrate_with_airflow() -> None:
         migrate_store()
     except ConnectionUnavailableError as error:
         log.warning("raif's tables were not migrated: %s. Then run `airflow raif db migrate`.", error)
+    except ConfigurationError as error:
+        log.warning("raif's tables were not migrated: %s", error)
 
 
 class RaifDBManager(BaseDBManager):
@@ -60,8 +62,12 @@ class RaifDBManager(BaseDBManager):
             return None
 
     def check_migration(self) -> bool:
-        """Whether the store is at the newest revision."""
-        return self.get_current_revision() == migrate.head_revision()
+        """Whether the store is at the newest revision; where none is set up, there is nothing to wait for."""
+        try:
+            return self.get_current_revision() == migrate.head_revision()
+        except ConfigurationError as error:
+            log.warning("raif has no tables: %s", error)
+            return True
 
     def create_db_from_orm(self) -> None:
         """Create the tables, by migration as always."""

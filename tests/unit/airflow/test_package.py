@@ -139,6 +139,18 @@ def test_database_manager_targets_the_store(raif_home):
     assert manager.get_current_revision() is None
 
 
+def test_database_manager_does_not_stop_an_airflow_of_several_hosts(monkeypatch, raif_home, caplog):
+    """Where no store is set up yet, Airflow's own migration ends well and its components start; what to set is said."""
+    from airflow_raif.hooks.db_manager import RaifDBManager
+
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    manager = RaifDBManager(session=None)
+    manager.initdb()
+    assert "not migrated: raif keeps its tables in a file by default, which CeleryExecutor cannot share" in caplog.text
+    assert manager.check_migration()
+    assert not (raif_home / "raif.db").exists()
+
+
 def test_database_manager_does_not_stop_a_fresh_airflow(monkeypatch, raif_home, caplog):
     """In a fresh Airflow the connection that [raif] state_conn_id names cannot exist yet; that is said, not raised."""
     from airflow_raif.hooks.db_manager import RaifDBManager
