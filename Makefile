@@ -4,6 +4,7 @@ AIRFLOW ?= 3.3.2
 OLDEST_AIRFLOW := 3.2.0
 VENV ?= .venv
 CONSTRAINTS := constraints/airflow-$(AIRFLOW)-py3.11.txt
+CELERY_CONSTRAINTS := constraints/airflow-$(AIRFLOW)-celery-py3.11.txt
 BIN := $(VENV)/bin
 # More processes than cores, since tests wait for servers; a file's tests stay together, and files keep their order.
 SHARED := -n 3 --dist loadfile --no-loadscope-reorder
@@ -14,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_SYSTEM_CERTS := 1
 export UV_NATIVE_TLS := 1
 
-.PHONY: setup demo test e2e chaos test-oldest coverage lint bench constraints postgres clean
+.PHONY: setup demo test e2e e2e-celery chaos test-oldest coverage lint bench constraints postgres redis clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +35,11 @@ test: setup postgres
 # Real Airflow, its processes killed, frozen and restarted, every case.
 e2e: setup postgres
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+# Two Celery workers on Redis and PostgreSQL that share no disk, spool and results on an S3 server.
+e2e-celery: postgres redis
+	$(MAKE) setup VENV=.venv-celery CONSTRAINTS=$(CELERY_CONSTRAINTS) DEPENDENCY_GROUPS="test celery"
+	.venv-celery/bin/python -m pytest tests/e2e/test_celery.py $(ARGS)
 
 # A death at every write, and thousands of batch lives under random faults; prints what came of each fault.
 chaos: setup postgres
@@ -70,11 +76,20 @@ postgres:
 		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y postgresql; } \
 		|| echo "PostgreSQL is not here and cannot be installed without root: its tests will be skipped"
 
+redis:
+	@command -v redis-server >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y redis-server; } \
+		|| echo "redis-server is not here and cannot be installed without root"
+
 # Pins without index addresses. SDKs and prices are newer than the oldest Airflow, hence dates of their own.
 constraints: setup
 	echo "apache-airflow==$(AIRFLOW)" | $(BIN)/uv pip compile pyproject.toml --quiet --all-extras --group test \
 		--group lint --group setup --group bench --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
 		-c - --upgrade -o constraints/airflow-$(AIRFLOW)-py3.11.txt
+	grep -Ev '^(boto3|botocore|s3transfer)==' $(CONSTRAINTS) | $(BIN)/uv pip compile pyproject.toml --quiet --all-extras \
+		--group test --group celery --group setup --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
+		-c - --upgrade -o $(CELERY_CONSTRAINTS)
 	printf 'apache-airflow==$(OLDEST_AIRFLOW)\nanthropic<2\nopenai<3\ngoogle-genai<3\n' | $(BIN)/uv pip compile \
 		pyproject.toml --quiet --all-extras --group test --group lint --group setup --python-version 3.11 \
 		--no-emit-index-url --no-header --no-annotate -c - --upgrade --exclude-newer 2026-04-20 \
@@ -83,4 +98,4 @@ constraints: setup
 		--exclude-newer-package httpcore2=2026-11-10 -o constraints/airflow-$(OLDEST_AIRFLOW)-py3.11.txt
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-bench build .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) .venv-oldest .venv-bench .venv-celery build .pytest_cache .mypy_cache .ruff_cache .coverage*

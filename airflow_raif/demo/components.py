@@ -98,11 +98,11 @@ def prepare_home(home: Path, env: Mapping[str, str]) -> None:
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
-    """Return every process that works on an AIRFLOW_HOME: components, and all that they started."""
+    """Return every process that works on an AIRFLOW_HOME, or one below it: components, and all that they started."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get("AIRFLOW_HOME") == str(home):
+            if process.pid != os.getpid() and Path(process.environ().get("AIRFLOW_HOME", "")).is_relative_to(home):
                 found.append(process)
     return found
 
@@ -122,10 +122,12 @@ class Airflow:
         for name in COMPONENTS:
             self.start_component(name)
 
-    def start_component(self, name: str, label: str = "") -> None:
+    def start_component(self, name: str, label: str = "", env: Mapping[str, str] | None = None) -> None:
         """Start one component.
 
+        :param name: its command, with arguments if need be.
         :param label: tells it from another of the same name.
+        :param env: what it has besides, or in place of, the others' environment.
         """
         label = label or name
         logs = self.home / "component-logs"
@@ -134,8 +136,8 @@ class Airflow:
         with (logs / f"{label}.log").open("ab") as log:
             # A session of its own: Ctrl-C reaches the demo alone, which then stops them in order.
             self._processes[label] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", name, *extra],
-                env=self.env,
+                [sys.executable, "-m", "airflow", *name.split(), *extra],
+                env={**self.env, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -70,6 +70,8 @@ class Part(msgspec.Struct, kw_only=True):
     model: str
     request_count: int
     request_bytes: int
+    #: The first row of its requests.
+    first_row: int | None = None
     #: Fingerprint of the input up to its end, by which an attempt that reads the input again knows it.
     digest: str | None = None
     #: When a create was about to be sent; set without ``provider_batch_id`` means: look it up first.
@@ -92,8 +94,7 @@ class Part(msgspec.Struct, kw_only=True):
     ended_at: datetime | None = None
     expires_at: datetime | None = None
     results_fetched_at: datetime | None = None
-    #: Of a part whose rows were applied by themselves: the first of them, where their results are, and since when.
-    first_row: int | None = None
+    #: Where the results of its rows are, and since when, if they were applied by themselves.
     result_uri: str | None = None
     applied_at: datetime | None = None
 

@@ -18,7 +18,7 @@ from airflow_raif.domain.usage import Usage, usd
 from airflow_raif.services.output import InvalidOutputError, make_parser
 from airflow_raif.services.row_files import columns_reader
 from airflow_raif.services.runtime import Runtime
-from airflow_raif.services.share import Share, check_spool, find_share
+from airflow_raif.services.share import Share, find_share
 from airflow_raif.spool.files import Folder, results_file
 from airflow_raif.store import EntryRow, PartRows
 
@@ -53,7 +53,7 @@ def apply_results(runtime: Runtime, batch_id: str, destination: Folder, name: st
             )
         if batch.applied_at is not None and batch.result_uri == uri and destination.exists(name):
             return batch
-        check_spool(batch, batch.result_uri)
+        _check_spool(batch, batch.result_uri)
         _write(runtime, batch, destination, name)
         if runtime.store.mark_applied(batch, uri, runtime.clock()):
             return runtime.store.get_batch(batch_id)
@@ -77,12 +77,20 @@ def apply_part(runtime: Runtime, batch_id: str, number: int, destination: Folder
         part, uri = share.part, destination.uri_of(name)
         if part.applied_at is not None and part.result_uri == uri and destination.exists(name):
             return share
-        check_spool(share.batch, part.result_uri)
+        _check_spool(share.batch, part.result_uri)
         written = _write(runtime, share.batch, destination, name, share.rows)
         if written != part.request_count:
             raise AssertionError(f"part {number} of batch {batch_id} has {part.request_count} rows, not {written}")
         if runtime.store.mark_part_applied(share.batch, part, share.rows, share.numbers, uri, runtime.clock()):
             return find_share(runtime, batch_id, number)
+
+
+def _check_spool(batch: Batch, result_uri: str | None) -> None:
+    if batch.spool_deleted_at is not None:
+        raise InvalidBatchError(
+            f"the spool of batch {batch.batch_id} was deleted on {batch.spool_deleted_at:%Y-%m-%d}, and {result_uri} is"
+            " the only result file there was; to pay for these answers again, trigger a new run"
+        )
 
 
 def _write(runtime: Runtime, batch: Batch, destination: Folder, name: str, rows: PartRows | None = None) -> int:

@@ -8,15 +8,36 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, Self
 
+import msgspec
+
 from airflow_raif.adapters.base import Limits
+from airflow_raif.domain.wire_id import PREFIX_LENGTH, index_of
 from airflow_raif.spool.files import Folder, requests_file
 from airflow_raif.store import NewPart
+
+
+class _RequestId(msgspec.Struct):
+    """The id in a spooled request, with any of the providers."""
+
+    custom_id: str = ""
+    key: str = ""
+
+
+_decode_id = msgspec.json.Decoder(_RequestId).decode
+
+
+def row_of(line: bytes) -> int | None:
+    """Return the index of the row that a spooled request was made of."""
+    found = _decode_id(line)
+    wire_id = found.custom_id or found.key
+    return index_of(wire_id, wire_id[: PREFIX_LENGTH + 1])
 
 
 @dataclass
 class _OpenPart:
     number: int
     model: str
+    first_row: int | None
     file: IO[bytes]
     close: ExitStack
     count: int = 0
@@ -75,7 +96,7 @@ class PartFiles:
             self._finish(part)
             part = None
         if part is None:
-            part = self._start(model)
+            part = self._start(model, row_of(line))
         offset = part.size
         part.file.write(line)
         part.file.write(b"\n")
@@ -84,12 +105,12 @@ class PartFiles:
         part.embedding_inputs += embedding_inputs
         return part.number, offset
 
-    def _start(self, model: str) -> _OpenPart:
+    def _start(self, model: str, first_row: int | None) -> _OpenPart:
         while self.next_number in self.taken:
             self.next_number += 1
         close = ExitStack()
         file = close.enter_context(self.folder.write(requests_file(self.next_number) + self.suffix))
-        part = self._open[model] = _OpenPart(self.next_number, model, file, close)
+        part = self._open[model] = _OpenPart(self.next_number, model, first_row, file, close)
         self.next_number += 1
         return part
 
@@ -102,6 +123,7 @@ class PartFiles:
                 number=part.number,
                 round=self.round,
                 model=part.model,
+                first_row=part.first_row,
                 request_count=part.count,
                 request_bytes=part.size,
             )

@@ -15,10 +15,9 @@ from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.request import EntryRequest
 from airflow_raif.domain.status import BatchStatus, FailureReason
-from airflow_raif.domain.wire_id import wire_prefix
-from airflow_raif.services.part_files import PartFiles
+from airflow_raif.services.part_files import PartFiles, row_of
 from airflow_raif.services.runtime import Runtime
-from airflow_raif.services.share import Share, row_of
+from airflow_raif.services.share import Share
 from airflow_raif.spool.files import requests_file
 from airflow_raif.store import NewPart, PartRows, Repeat
 
@@ -122,7 +121,7 @@ def _moved(
 
     The store asks once nobody else can open the round.
     """
-    folder, prefix = runtime.folder(batch.batch_id), wire_prefix(batch.batch_id)
+    folder = runtime.folder(batch.batch_id)
     for part in parts:
         folder.rename(requests_file(part.number) + draft, requests_file(part.number))
         with folder.local_copy(requests_file(part.number)) as file:
@@ -131,5 +130,5 @@ def _moved(
                 yield [
                     (index, part.number, offset, len(line))
                     for offset, line in chunk
-                    if (index := row_of(line, prefix)) is not None
+                    if (index := row_of(line)) is not None
                 ]

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 
 import msgspec
 
-from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.errors import InvalidBatchError
-from airflow_raif.domain.wire_id import index_of, wire_prefix
 from airflow_raif.services.runtime import Runtime
-from airflow_raif.spool.files import requests_file
 from airflow_raif.store import PartRows
-
-
-class _RequestId(msgspec.Struct):
-    """The id in a spooled request, with any of the providers."""
-
-    custom_id: str = ""
-    key: str = ""
-
-
-_decode_id = msgspec.json.Decoder(_RequestId).decode
-
-
-def row_of(line: bytes, prefix: str) -> int | None:
-    """Return the index of the row that a spooled request was made of."""
-    found = _decode_id(line)
-    return index_of(found.custom_id or found.key, prefix)
 
 
 @dataclass(frozen=True)
@@ -63,7 +43,9 @@ def find_share(runtime: Runtime, batch_id: str, number: int) -> Share:
     if batch.spooled_at is None:
         raise InvalidBatchError(f"the input of batch {batch_id} was not read to its end; let its submission finish")
     part = _first_part(batch, number)
-    start = part.first_row if part.first_row is not None else _first_row(runtime, batch, part)
+    start = part.first_row
+    if start is None:
+        raise InvalidBatchError(f"batch {batch_id} was made by an older version of this package; apply it as a whole")
     same = tuple(each.number for each in batch.parts if each.model == part.model)
     if len(same) == len(batch.parts):
         rows = PartRows(start, start + part.request_count)
@@ -86,31 +68,3 @@ def _first_part(batch: Batch, number: int) -> Part:
     repeated = next((each for each in batch.parts if each.number == number and each.round), None)
     why = f"; part {number} repeats rows of these in round {repeated.round}" if repeated else ""
     raise InvalidBatchError(f"batch {batch.batch_id} has no part {number} to apply, but {has}{why}")
-
-
-def _first_row(runtime: Runtime, batch: Batch, part: Part) -> int:
-    """Return the index of a part's first row, read off its requests."""
-    check_spool(batch, batch.result_uri)
-    folder, name = runtime.folder(batch.batch_id), requests_file(part.number)
-    if not folder.exists(name):
-        raise InvalidBatchError(
-            f"the requests of part {part.number} are not in the spool at {folder.uri} any more; put {name} back to"
-            " apply the part"
-        )
-    with closing(folder.blocks(name)()) as blocks:  # type: ignore[type-var]
-        _, line = next(split_lines(blocks))
-    index = row_of(line, wire_prefix(batch.batch_id))
-    assert index is not None  # noqa: S101 - we wrote it
-    return index
-
-
-def check_spool(batch: Batch, result_uri: str | None) -> None:
-    """Raise if a batch's spool was deleted, naming the result file there is.
-
-    :raises InvalidBatchError: see above.
-    """
-    if batch.spool_deleted_at is not None:
-        raise InvalidBatchError(
-            f"the spool of batch {batch.batch_id} was deleted on {batch.spool_deleted_at:%Y-%m-%d}, and {result_uri} is"
-            " the only result file there was; to pay for these answers again, trigger a new run"
-        )

@@ -60,11 +60,11 @@ def reopen(connection: Connection, batch: Batch, part: Part | None = None) -> bo
 
 
 def mark_applied(
-    connection: Connection, batch: Batch, part: Part, first_row: int, result_uri: str, folder_uri: str, at: datetime
+    connection: Connection, batch: Batch, part: Part, result_uri: str, folder_uri: str, at: datetime
 ) -> None:
     """Note where the results of a part's rows are; the batch is applied with the last of its parts, once."""
     columns = part_table.c
-    values = {"first_row": first_row, "result_uri": result_uri, "applied_at": func.coalesce(columns.applied_at, at)}
+    values = {"result_uri": result_uri, "applied_at": func.coalesce(columns.applied_at, at)}
     connection.execute(update(part_table).where(columns.id == part.id).values(values))
     left = select(columns.id).where(
         columns.batch_key == batch.id, columns.round == 0, columns.request_count > 0, columns.applied_at.is_(None)

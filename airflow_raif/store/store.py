@@ -269,7 +269,7 @@ class Store(EntryStore):
             if entries.parts_of(connection, batch.id, rows) != set(numbers):
                 return False
             folder_uri = result_uri.rpartition("/")[0]
-            parts.mark_applied(connection, batch, part, rows.start, result_uri, folder_uri, at)
+            parts.mark_applied(connection, batch, part, result_uri, folder_uri, at)
             return True
 
     def record_states(self, states: Mapping[int, PartState], at: datetime) -> list[str]:

@@ -38,6 +38,8 @@ SETTINGS = {
     "TRIGGERER__JOB_HEARTBEAT_SEC": "2",
     "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "20",
     "RAIF__OUTAGE_PAUSE": "5",
+    # So that a test knows which download is on its way.
+    "RAIF__PARALLEL_DOWNLOADS": "1",
 }
 
 
@@ -132,9 +134,17 @@ class Cluster(Airflow):
 
     def add_connections(self, providers: list[Provider]) -> None:
         """Keep the connections in Airflow's database, where they are in production."""
+        self.add_store_connection()
+        self.add_provider_connections(providers)
+
+    def add_store_connection(self) -> None:
+        """Tell where our tables are."""
         name = psycopg.conninfo.conninfo_to_dict(self.store)
         store = {"host": name["host"], "port": self.postgres.port, "login": name["user"], "schema": name["dbname"]}
         self.call("POST", "/connections", {"connection_id": "raif_state", "conn_type": "postgres", **store})
+
+    def add_provider_connections(self, providers: list[Provider]) -> None:
+        """Tell where the providers are."""
         for each in providers:
             fields = {
                 "conn_type": f"raif_{each.name}",
@@ -221,13 +231,16 @@ class Cluster(Airflow):
 
     def rows(self, dag_id: str, run_id: str, task_id: str) -> list[dict[str, Any]]:
         """Return the result rows that a finished task left."""
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value?deserialize=true"
-        manifest: Any = self.call("GET", path)["value"]
-        return read_rows(manifest["result_uri"])
+        return read_rows(self.manifest(dag_id, run_id, task_id)["result_uri"])
 
     def backfills(self, dag_id: str) -> Any:
         """Return what Airflow says of a DAG's backfills."""
         return self.call("GET", f"/backfills?dag_id={dag_id}")["backfills"]
+
+    def manifest(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
+        """Return what a finished task returned."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        return dict(self.call("GET", f"{path}?deserialize=true&map_index={map_index}")["value"])  # type: ignore[call-overload]
 
     # Processes
 

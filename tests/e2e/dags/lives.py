@@ -1,4 +1,4 @@
-"""The ways a batch lives in a DAG: in three tasks, in one, and in mapped ones."""
+"""The ways a batch lives in a DAG: in three tasks, by parts, in one, and in mapped ones."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ with DAG("three_tasks", schedule="@daily", start_date=START, end_date=START, cat
     submit = SubmitBatchOperator(task_id="submit", requests=rows, **WHERE)
     wait = WaitForBatchSensor(task_id="wait", batch=submit.output, retries=2)
     ApplyBatchResultsOperator(task_id="apply", batch=wait.output, retries=2)
+
+with DAG("by_parts", schedule=None, start_date=START, params=PARAMS):
+    submit = SubmitBatchOperator(task_id="submit", requests=rows, **WHERE)
+    wait = WaitForBatchSensor(task_id="wait", batch=submit.output, returns="parts", retries=2)
+    ApplyBatchResultsOperator.partial(task_id="apply", batch=submit.output, retries=2).expand(part=wait.output)
 
 with DAG("one_task", schedule=None, start_date=START, params=PARAMS):
     BatchInferenceOperator(task_id="infer", requests=rows, **WHERE)
