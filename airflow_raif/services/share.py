@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
-
 from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.services.runtime import Runtime
@@ -47,12 +45,11 @@ def find_share(runtime: Runtime, batch_id: str, number: int) -> Share:
     if start is None:
         raise InvalidBatchError(f"batch {batch_id} was made by an older version of this package; apply it as a whole")
     same = tuple(each.number for each in batch.parts if each.model == part.model)
-    if len(same) == len(batch.parts):
+    if len(same) == len(batch.parts) and not batch.is_cut_short:
         rows = PartRows(start, start + part.request_count)
     else:
-        rows = PartRows(start, batch.request_count, same)
-        stop = runtime.store.end_of_rows(batch, rows, part.request_count)
-        rows = msgspec.structs.replace(rows, stop=stop)
+        # Rows of other models lie between them, or did until the batch was given up.
+        rows = PartRows(start, runtime.store.end_of_rows(batch, start, same, part.request_count), same)
     return Share(batch, part, rows, frozenset(runtime.store.parts_of_rows(batch, rows)))
 
 

@@ -168,9 +168,10 @@ def _of(batch_key: int, rows: PartRows | None) -> list[ColumnElement[bool]]:
     return where
 
 
-def end_of_rows(connection: Connection, batch_key: int, rows: PartRows, number: int) -> int:
-    """Return the index after so many of these rows."""
-    statement = select(entry.c.idx).where(*_of(batch_key, rows)).order_by(entry.c.idx).offset(number - 1).limit(1)
+def end_of_rows(connection: Connection, batch_key: int, start: int, part_numbers: Sequence[int], number: int) -> int:
+    """Return the index after so many rows in these parts, from an index on."""
+    where = (entry.c.batch_key == batch_key, entry.c.idx >= start, among(entry.c.part_number, part_numbers))
+    statement = select(entry.c.idx).where(*where).order_by(entry.c.idx).offset(number - 1).limit(1)
     return int(connection.execute(statement).scalar_one()) + 1
 
 

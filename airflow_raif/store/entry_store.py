@@ -72,10 +72,10 @@ class EntryStore(Database):
         with self._transaction() as connection:
             return money_of(entries.row_sums(connection, batch.id, rows))
 
-    def end_of_rows(self, batch: Batch, rows: PartRows, count: int) -> int:
-        """Return the index after so many of these rows."""
+    def end_of_rows(self, batch: Batch, start: int, part_numbers: Sequence[int], count: int) -> int:
+        """Return the index after so many rows in these parts, from an index on."""
         with self._transaction() as connection:
-            return entries.end_of_rows(connection, batch.id, rows, count)
+            return entries.end_of_rows(connection, batch.id, start, part_numbers, count)
 
     def parts_of_rows(self, batch: Batch, rows: PartRows) -> set[int]:
         """Return the numbers of the parts that hold these rows now."""

@@ -280,6 +280,23 @@ def test_what_a_canceled_part_finished_is_applied(emulator_of, store, tmp_path):
             check_outcome(runtime, share.batch, share=share)
 
 
+def test_parts_of_a_batch_that_was_given_up(runtime, store, tmp_path):
+    """Its input was not read to the end, and rows of the other model between those of its part are gone."""
+
+    def broken():
+        yield from ({"prompt": str(n), "model": ("gpt-5-nano", "gpt-5-mini")[n % 3 == 0]} for n in range(9))
+        raise OSError("the table is gone")
+
+    with pytest.raises(OSError, match="table"):
+        start_batch(runtime, broken, defaults=defaults_of("openai"), claim=CLAIM)
+    batch = store.find_by_claim(CLAIM)
+    cancel_batch(runtime, batch.batch_id)
+    fetch_batch_status(runtime, batch.batch_id)
+    assert [part.model for part in store.get_batch(batch.batch_id).parts] == ["gpt-5-nano"]
+    work(runtime, batch, 1, tmp_path)
+    assert [row["custom_id"] for row in whole(tmp_path)] == ["1", "2", "4", "5"]
+
+
 def test_results_that_are_gone_from_the_spool(runtime, store, tmp_path):
     """The error names the file; another part's is not needed."""
     batch = ended(runtime)
