@@ -20,7 +20,7 @@ from airflow_raif.services.row_files import columns_reader
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.share import Share, find_share
 from airflow_raif.spool.files import Folder, results_file
-from airflow_raif.store import EntryRow, PartRows
+from airflow_raif.store import EntryRow
 
 #: Name of the result file in its folder.
 RESULT_FILE = "results.jsonl"
@@ -78,9 +78,7 @@ def apply_part(runtime: Runtime, batch_id: str, number: int, destination: Folder
         if part.applied_at is not None and part.result_uri == uri and destination.exists(name):
             return share
         _check_spool(share.batch, part.result_uri)
-        written = _write(runtime, share.batch, destination, name, share.rows)
-        if written != part.request_count:
-            raise AssertionError(f"part {number} of batch {batch_id} has {part.request_count} rows, not {written}")
+        _write(runtime, share.batch, destination, name, share)
         if runtime.store.mark_part_applied(share.batch, part, share.rows, share.numbers, uri, runtime.clock()):
             return find_share(runtime, batch_id, number)
 
@@ -93,8 +91,8 @@ def _check_spool(batch: Batch, result_uri: str | None) -> None:
         )
 
 
-def _write(runtime: Runtime, batch: Batch, destination: Folder, name: str, rows: PartRows | None = None) -> int:
-    """Write the result rows of a batch, or of some rows of it; return how many they are."""
+def _write(runtime: Runtime, batch: Batch, destination: Folder, name: str, share: Share | None = None) -> None:
+    """Write the result rows of a batch, or of a share of it."""
     count = 0
     with ExitStack() as stack:
         folder = runtime.folder(batch.batch_id)
@@ -104,11 +102,12 @@ def _write(runtime: Runtime, batch: Batch, destination: Folder, name: str, rows:
             columns_reader(folder) if batch.fingerprint is not None else lambda indexes: [b"{}"] * len(indexes)
         )
         file = stack.enter_context(destination.write(name))
-        for entries in runtime.store.iter_entries(batch, rows):
+        for entries in runtime.store.iter_entries(batch, share.rows if share else None):
             for block in writer.rows(entries, read_columns):
                 file.write(block)
             count += len(entries)
-    return count
+        if share is not None and count != share.part.request_count:
+            raise AssertionError(f"part {share.part.number} has {share.part.request_count} rows, not {count}")
 
 
 class _Error(msgspec.Struct, gc=False):

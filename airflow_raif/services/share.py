@@ -50,7 +50,11 @@ def find_share(runtime: Runtime, batch_id: str, number: int) -> Share:
     else:
         # Rows of other models lie between them, or did until the batch was given up.
         rows = PartRows(start, runtime.store.end_of_rows(batch, start, same, part.request_count), same)
-    return Share(batch, part, rows, frozenset(runtime.store.parts_of_rows(batch, rows)))
+    numbers = frozenset(runtime.store.parts_of_rows(batch, rows))
+    if not numbers <= {each.number for each in batch.parts}:
+        # A round was opened since the batch was read.
+        return find_share(runtime, batch_id, number)
+    return Share(batch, part, rows, numbers)
 
 
 def _first_part(batch: Batch, number: int) -> Part:
@@ -59,9 +63,9 @@ def _first_part(batch: Batch, number: int) -> Part:
     if part is not None:
         return part
     numbers = [each.number for each in parts]
-    has = f"the parts {', '.join(map(str, numbers))}" if len(numbers) > 1 else f"only part {numbers[0]}"
+    has = "only " + ", ".join(map(str, numbers)) if numbers else "none at all"
     if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
-        has = f"the parts {numbers[0]} to {numbers[-1]}"
+        has = f"only {numbers[0]} to {numbers[-1]}"
     repeated = next((each for each in batch.parts if each.number == number and each.round), None)
     why = f"; part {number} repeats rows of these in round {repeated.round}" if repeated else ""
-    raise InvalidBatchError(f"batch {batch.batch_id} has no part {number} to apply, but {has}{why}")
+    raise InvalidBatchError(f"batch {batch.batch_id} has no part {number} to apply, {has}{why}")

@@ -191,6 +191,25 @@ def test_a_round_that_another_attempt_lives_while_one_writes(runtime, emulator, 
     assert emulator.state.creates["openai"] == 2
 
 
+def test_a_round_that_is_opened_while_one_looks(runtime, emulator, store, tmp_path, monkeypatch):
+    """The rows are in a part that was not there a moment before: they are not taken for fetched."""
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[1], batches=1))
+    batch = ended(runtime, rows(3))
+    advance_part(runtime, batch.batch_id, 0, may_repeat=False)
+    real = store.parts_of_rows
+
+    def late(*arguments):
+        monkeypatch.setattr(store, "parts_of_rows", real)
+        assert not advance_part(runtime, batch.batch_id, 0).is_fetched
+        return real(*arguments)
+
+    monkeypatch.setattr(store, "parts_of_rows", late)
+    with pytest.raises(InvalidBatchError, match="were not fetched"):
+        apply_part(runtime, batch.batch_id, 0, folder(tmp_path / "out"))
+    work(runtime, batch, 0, tmp_path)
+    assert [row["status"] for row in whole(tmp_path)] == ["completed"] * 3
+
+
 def test_another_part_gets_its_round_first(runtime, emulator, store, tmp_path, monkeypatch):
     """Both count on the same next number: one waits for the other's, and nothing goes out twice."""
     emulator.state.faults.rows.append(RowFault(kind="missing", rows=[1], batches=3))
@@ -227,8 +246,8 @@ def test_a_refused_round_ends_for_its_part_alone(runtime, emulator, store, tmp_p
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (7, "has no part 7 to apply, but the parts 0 to 2"),
-        (3, "has no part 3 to apply, but the parts 0 to 2; part 3 repeats rows of these in round 1"),
+        (7, "has no part 7 to apply, only 0 to 2"),
+        (3, "has no part 3 to apply, only 0 to 2; part 3 repeats rows of these in round 1"),
     ],
 )
 def test_a_number_that_is_no_part(runtime, emulator, tmp_path, number, message):

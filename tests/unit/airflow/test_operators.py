@@ -326,7 +326,7 @@ def test_wrong_parts_fail_for_good(emulator, providers, context, part):
     providers(emulator)
     manifest = submit(context)
     assert WaitForBatchSensor(task_id="w", batch=manifest, returns="parts").execute(context) == [0]
-    message = "no part 2 to apply, but only part 0" if part == 2 else "give the number of a part"
+    message = "no part 2 to apply, only 0" if part == 2 else "give the number of a part"
     with pytest.raises(AirflowFailException, match=message):
         ApplyBatchResultsOperator(task_id="a", batch=manifest, part=part).execute(context)
 
