@@ -141,13 +141,18 @@ class AmbiguousSubmitError(RaifError):
 
 
 class BatchStoppingError(RaifError):
-    """The batch that holds a task's place was told to stop and has not; a new one takes its place once it has."""
+    """The batch that holds a task's place was told to stop and has not; a new one takes its place once it has.
+
+    :param outage: why it cannot be told, or its results cannot be fetched, now.
+    """
 
     retryable = True
 
-    def __init__(self, batch_id: str) -> None:
-        super().__init__(f"batch {batch_id} is being canceled; a new one takes its place once it has stopped")
+    def __init__(self, batch_id: str, outage: TransientProviderError | None = None) -> None:
+        why = f" ({outage})" if outage is not None else ""
+        super().__init__(f"batch {batch_id} is being canceled; a new one takes its place once it has stopped{why}")
         self.batch_id = batch_id
+        self.outage = outage
 
 
 class EndingError(RaifError):

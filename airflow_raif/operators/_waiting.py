@@ -26,16 +26,24 @@ from airflow_raif.domain.errors import (
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
 
-    from airflow_raif.domain.batch import Batch, Claim
+    from airflow_raif.domain.batch import Batch, Claim, Part
     from airflow_raif.services.runtime import Runtime
     from airflow_raif.services.share import Share
 
 log = logging.getLogger(__name__)
 
-#: A little over the providers' window of 24 hours, so that their own ``expired`` comes first.
-DEFAULT_TIMEOUT = 25 * 3600
+#: How long after a provider's own limit a batch is waited for, so that its own ``expired`` comes first.
+MARGIN = timedelta(hours=1)
+#: The limits that providers set: at the least, at the most, and where they do not tell (Gemini's).
+SHORTEST_WINDOW, LONGEST_WINDOW, UNTOLD_WINDOW = timedelta(hours=24), timedelta(days=7), timedelta(hours=48)
 #: Seconds a canceled batch gets to become terminal, so that what it finished can be fetched.
 CANCEL_GRACE_SECONDS = 3600
+#: What a canceled batch takes at the most (https://platform.openai.com/docs/guides/batch).
+STOPPING_SECONDS = 600
+#: Seconds after a provider's own limit for which it may be away, so that what the batch finished can be fetched.
+OUTAGE_GRACE_SECONDS = 12 * 3600
+#: A provider may ask for any pause; we take no longer one.
+MAX_PAUSE_SECONDS = 3600.0
 
 
 def seconds_of(value: float | timedelta | None) -> float | None:
@@ -109,7 +117,7 @@ def check_event(event: Mapping[str, Any]) -> None:
 class Patience:
     """How long, how often and to what end an operator waits for a batch."""
 
-    #: Seconds from the first submission; ``None``: 25 hours from each round's.
+    #: Seconds from the first submission; ``None``: an hour after the provider's own limit.
     timeout: float | None = None
     poll_interval: float | None = None
     cancel_on_timeout: bool = True
@@ -121,8 +129,8 @@ class Patience:
         """Return when time is up, in Unix seconds."""
         if self.timeout is not None:
             return (batch.submitted_at or batch.created_at).timestamp() + self.timeout
-        submitted = [part.submitted_at for part in batch.parts if part.submitted_at]
-        return max(submitted, default=batch.created_at).timestamp() + DEFAULT_TIMEOUT
+        ends = [part.submitted_at + _window(part) for part in batch.parts if part.submitted_at]
+        return (max(ends, default=batch.created_at + UNTOLD_WINDOW) + MARGIN).timestamp()
 
     def proceed(self, runtime: Runtime, batch: Batch, *, may_fetch: bool = True) -> Batch:
         """Ask the provider once, then do whatever the batch needs next: cancel a late one, fetch, open a round.
@@ -158,7 +166,8 @@ class Patience:
 
     def outlast(self, batch: Batch, error: Exception) -> None:
         """Raise the error of a provider that does not answer, if time is long up; otherwise it is waited out."""
-        if time() > self.end_time(batch) + CANCEL_GRACE_SECONDS:
+        grace = OUTAGE_GRACE_SECONDS if self.timeout is None else CANCEL_GRACE_SECONDS
+        if time() > self.end_time(batch) + grace:
             raise error
         log.warning("Batch %s waits until the provider answers again: %s", batch.batch_id, error)
 
@@ -186,7 +195,8 @@ class Patience:
         """
         end_time = self.end_time(batch)
         if time() >= end_time:
-            end_time += CANCEL_GRACE_SECONDS
+            # After an outage it was told to stop only now.
+            end_time = max(end_time + CANCEL_GRACE_SECONDS, time() + STOPPING_SECONDS)
         _defer(operator, batch, self, end_time if until is None else until, method_name)
 
     def wait_until_stopped(self, operator: BaseOperator, batch: Batch, method_name: str) -> None:
@@ -202,15 +212,17 @@ class Patience:
             self.defer(operator, batch, method_name)
         sleep(poll_intervals(self.poll_interval)[0])
 
-    def pause(self, operator: BaseOperator, batch: Batch, method_name: str, error: Exception) -> NoReturn:
-        """Leave the worker until the provider may answer again.
+    def pause(self, operator: BaseOperator, batch: Batch, method_name: str, error: TransientProviderError) -> None:
+        """Leave the worker, or stay in it, until the provider may answer again.
 
         :raises TransientProviderError: time is long up.
         """
         self.outlast(batch, error)
-        hint = error.retry_after if isinstance(error, TransientProviderError) else None
-        pause = min(max(hint or 0.0, float(conf.get("raif", "outage_pause", fallback="300"))), 3600.0)
-        _defer(operator, batch, self, time() + pause, method_name, min_dwell=pause)
+        pause = max(error.retry_after or 0.0, float(conf.get("raif", "outage_pause", fallback="300")))
+        pause = min(pause, MAX_PAUSE_SECONDS)
+        if getattr(operator, "deferrable", True):
+            _defer(operator, batch, self, time() + pause, method_name, min_dwell=pause)
+        sleep(pause)
 
     def _give_up(self, runtime: Runtime, batch: Batch) -> None:
         """Cancel a late batch, so that what it finished can be fetched; one that does not stop either fails the task.
@@ -219,8 +231,10 @@ class Patience:
         """
         from airflow_raif.services.cancel import cancel_batch
 
+        batch = runtime.store.get_batch(batch.batch_id)
         late = time() - (batch.submitted_at or batch.created_at).timestamp()
-        if not self.cancel_on_timeout or time() > self.end_time(batch) + CANCEL_GRACE_SECONDS:
+        is_told = batch.is_canceling and time() > self.end_time(batch) + CANCEL_GRACE_SECONDS
+        if is_told or not self.cancel_on_timeout:
             what = "it was canceled and has not stopped" if self.cancel_on_timeout else "it was not canceled"
             raise DeadlineExceededError(
                 f"batch {batch.batch_id} is {batch.status} {late:.0f} s after its submission; {what}, and a retry"
@@ -231,6 +245,13 @@ class Patience:
             cancel_batch(runtime, batch.batch_id)
         except InvalidBatchError as error:
             log.info("Nothing to cancel: %s", error)
+
+
+def _window(part: Part) -> timedelta:
+    """Return how long the provider may take for a part."""
+    if part.expires_at is None or part.submitted_at is None:
+        return UNTOLD_WINDOW
+    return min(max(part.expires_at - part.submitted_at, SHORTEST_WINDOW), LONGEST_WINDOW)
 
 
 def _defer(

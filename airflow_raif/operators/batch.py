@@ -94,11 +94,12 @@ class _RequestsOperator(EndsItsBatch, BaseOperator):
             self.max_rounds, self.repeat_invalid_output, self.truncated_max_tokens, self.synchronous_stragglers
         )
 
-    def _start(self, context: Context) -> Batch:
+    def _start(self, context: Context, *, is_again: bool = False) -> Batch:
         """Create and submit the batch, or find the running one.
 
         A provider that is away, and an earlier batch that is being canceled, are waited out, deferred.
 
+        :param is_again: the submission was begun before an outage; a batch that was canceled since is not replaced.
         :raises TaskDeferred: see above.
         """
         from airflow_raif.domain.errors import BatchStoppingError, TransientProviderError
@@ -110,14 +111,27 @@ class _RequestsOperator(EndsItsBatch, BaseOperator):
         )
         with open_runtime(self.conn_id, self.model, self._is_told_to_end) as runtime:
             while True:
+                made = runtime.store.find_by_claim(claim)
+                if (
+                    is_again
+                    and made is not None
+                    and (made.is_cancel_requested or made.is_canceling or made.was_canceled)
+                ):
+                    return made
                 try:
                     return self._start_or_resume(runtime, claim, context)
                 except BatchStoppingError as stopping:
-                    patience.wait_until_stopped(self, runtime.store.get_batch(stopping.batch_id), "execute_again")
+                    is_again = False
+                    old = runtime.store.get_batch(stopping.batch_id)
+                    if stopping.outage is not None:
+                        patience.pause(self, old, "execute_anew", stopping.outage)
+                    else:
+                        patience.wait_until_stopped(self, old, "execute_anew")
                 except TransientProviderError as error:
                     made = runtime.store.find_by_claim(claim)
-                    if made is None or not self.deferrable:
+                    if made is None:
                         raise
+                    is_again = True
                     patience.pause(self, made, "execute_again", error)
 
     def _start_or_resume(self, runtime: Runtime, claim: Claim, context: Context) -> Batch:
@@ -141,10 +155,25 @@ class _RequestsOperator(EndsItsBatch, BaseOperator):
             on_batch=lambda batch: context["ti"].xcom_push(key="raif_batch_id", value=batch.batch_id),
         )
 
-    def execute_again(self, context: Context, event: dict[str, Any]) -> Any:
-        """Go on with the submission after the provider was away, or an earlier batch has stopped."""
+    def execute(self, context: Context) -> Any:
+        """Submit the batch, then do what the operator does with it."""
+        with _waiting.airflow_errors():
+            return self._go_on(self._start(context).batch_id, context)
+
+    def execute_anew(self, context: Context, event: dict[str, Any]) -> Any:
+        """Submit after an earlier batch has stopped."""
         _waiting.check_event(event)
         return self.execute(context)
+
+    def execute_again(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on with the submission after the provider was away; a batch that was canceled meanwhile stays that."""
+        _waiting.check_event(event)
+        with _waiting.airflow_errors():
+            return self._go_on(self._start(context, is_again=True).batch_id, context)
+
+    def _go_on(self, batch_id: str, context: Context) -> dict[str, Any]:
+        """Do what comes after the submission."""
+        raise NotImplementedError
 
     def _find_batch_id(self, claim: Claim) -> str | None:
         from airflow_raif.hooks.store import find_store
@@ -186,16 +215,43 @@ class SubmitBatchOperator(_RequestsOperator):
 
     _leaves_batch_running = True
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Submit and return the manifest."""
+    def _go_on(self, batch_id: str, context: Context) -> dict[str, Any]:
         from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.manifest import manifest_of
 
-        with _waiting.airflow_errors(), open_batch_runtime(self._start(context).batch_id) as (runtime, batch):
+        with open_batch_runtime(batch_id) as (runtime, batch):
             return manifest_of(runtime, batch)
 
 
-class ApplyBatchResultsOperator(BaseOperator):
+class _BatchOperator(BaseOperator):
+    """One step for a batch that exists; an outage of its provider is waited out."""
+
+    batch: str | Mapping[str, Any]
+
+    def execute(self, context: Context) -> Any:
+        """Do it, now or once the provider answers again."""
+        from airflow_raif.domain.errors import TransientProviderError
+        from airflow_raif.hooks.runtime import open_batch_runtime
+
+        # Killed while it waits it leaves the batch as it is.
+        patience = _waiting.Patience(cancel_on_kill=False)
+        with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
+            while True:
+                try:
+                    return self._do(runtime, batch, context)
+                except TransientProviderError as error:
+                    patience.pause(self, batch, "execute_complete", error)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Do it after an outage, or go on after a round."""
+        _waiting.check_event(event)
+        return self.execute(context)
+
+    def _do(self, runtime: Runtime, batch: Batch, context: Context) -> Any:
+        raise NotImplementedError
+
+
+class ApplyBatchResultsOperator(_BatchOperator):
     """Fetch a terminal batch's results and write one row per input row, in input order.
 
     Returns the manifest with counts, usage, cost and ``result_uri``. With ``part``, all of it is about the rows of one
@@ -207,6 +263,7 @@ class ApplyBatchResultsOperator(BaseOperator):
     :param part: number of the part whose rows to apply; default: all rows.
     :param output_path: folder for the result file; default: the configured result folder, then the batch id.
     :param max_failed_fraction: the task fails if more of the entries failed, or all of them.
+    :param deferrable: wait without a worker while the provider is away.
     """
 
     template_fields: Sequence[str] = ("batch", "part", "output_path")
@@ -218,6 +275,7 @@ class ApplyBatchResultsOperator(BaseOperator):
         part: int | str | Mapping[str, Any] | None = None,
         output_path: str | None = None,
         max_failed_fraction: float = 1.0,
+        deferrable: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -225,23 +283,14 @@ class ApplyBatchResultsOperator(BaseOperator):
         self.part = part
         self.output_path = output_path
         self.max_failed_fraction = max_failed_fraction
+        self.deferrable = deferrable
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Fetch, apply, judge, and return the manifest."""
-        from airflow_raif.hooks.runtime import open_batch_runtime
-
-        with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
-            if self.part is not None:
-                return self._apply_part(runtime, batch, _waiting.part_number_of(self.part), context)
-            return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Go on after a round of the part, or an outage of the provider."""
-        _waiting.check_event(event)
-        return self.execute(context)
+    def _do(self, runtime: Runtime, batch: Batch, context: Context) -> dict[str, Any]:
+        if self.part is not None:
+            return self._apply_part(runtime, batch, _waiting.part_number_of(self.part), context)
+        return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
 
     def _apply_part(self, runtime: Runtime, batch: Batch, number: int, context: Context) -> dict[str, Any]:
-        from airflow_raif.domain.errors import TransientProviderError
         from airflow_raif.hooks.spool import result_folder
         from airflow_raif.services.apply import apply_part
         from airflow_raif.services.manifest import part_manifest_of
@@ -249,10 +298,7 @@ class ApplyBatchResultsOperator(BaseOperator):
 
         # The batch is others' as well, so nothing that becomes of this task cancels it.
         patience = _waiting.Patience(cancel_on_timeout=False, cancel_on_kill=False)
-        try:
-            share = patience.proceed_part(runtime, batch, number)
-        except TransientProviderError as error:
-            patience.pause(self, batch, "execute_complete", error)
+        share = patience.proceed_part(runtime, batch, number)
         if not share.is_fetched:
             patience.defer(self, share.batch, "execute_complete")
         share = apply_part(runtime, batch.batch_id, number, result_folder(self.output_path, batch.batch_id))
@@ -262,37 +308,37 @@ class ApplyBatchResultsOperator(BaseOperator):
         return manifest
 
 
-class CancelBatchOperator(BaseOperator):
+class CancelBatchOperator(_BatchOperator):
     """Ask the provider to cancel a batch; what finished can still be applied.
 
     Returns the status after the request, which may be transitional.
 
     :param batch: a batch's manifest or id.
     :param missing_ok: succeed where there is nothing left to cancel.
+    :param deferrable: wait without a worker while the provider is away.
     """
 
     template_fields: Sequence[str] = ("batch",)
 
-    def __init__(self, *, batch: str | Mapping[str, Any], missing_ok: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, *, batch: str | Mapping[str, Any], missing_ok: bool = True, deferrable: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.batch = batch
         self.missing_ok = missing_ok
+        self.deferrable = deferrable
 
-    def execute(self, context: Context) -> str:
-        """Cancel and return the status."""
+    def _do(self, runtime: Runtime, batch: Batch, context: Context) -> str:
         from airflow_raif.domain.errors import InvalidBatchError
-        from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.cancel import cancel_batch
 
-        batch_id = _waiting.batch_id_of(self.batch)
-        with _waiting.airflow_errors(), open_batch_runtime(batch_id) as (runtime, batch):
-            try:
-                return cancel_batch(runtime, batch_id).value
-            except InvalidBatchError as error:
-                if not self.missing_ok:
-                    raise
-                self.log.info("Nothing to cancel: %s", error)
-                return batch.status.value
+        try:
+            return cancel_batch(runtime, batch.batch_id).value
+        except InvalidBatchError as error:
+            if not self.missing_ok:
+                raise
+            self.log.info("Nothing to cancel: %s", error)
+            return runtime.store.get_batch(batch.batch_id).status.value
 
 
 class BatchInferenceOperator(_RequestsOperator):
@@ -304,7 +350,7 @@ class BatchInferenceOperator(_RequestsOperator):
     :param max_failed_fraction: the task fails if more of the entries failed, or all of them.
     :param poll_interval: seconds between polls; default: the schedule ``[raif] poll_intervals``.
     :param timeout: seconds from the first submission after which waiting ends and no round is opened any more;
-        default: 25 hours from each round's submission, a little over the providers' own window.
+        default: an hour after the provider's own limit for each round (24 hours; Gemini's: 48).
     :param cancel_on_timeout: cancel the batch when time is up, and apply what it finished before the task fails;
         otherwise the task fails and the batch goes on.
     """
@@ -328,19 +374,14 @@ class BatchInferenceOperator(_RequestsOperator):
         self.timeout = _waiting.seconds_of(timeout)
         self.cancel_on_timeout = cancel_on_timeout
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Submit, then wait deferred or in the worker."""
-        with _waiting.airflow_errors():
-            return self._wait(self._start(context).batch_id, context)
-
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Fetch and apply what the trigger waited for, or wait on."""
         self._begin(context)
         _waiting.check_event(event)
         with _waiting.airflow_errors():
-            return self._wait(event["batch_id"], context)
+            return self._go_on(event["batch_id"], context)
 
-    def _wait(self, batch_id: str, context: Context) -> dict[str, Any]:
+    def _go_on(self, batch_id: str, context: Context) -> dict[str, Any]:
         from airflow_raif.hooks.runtime import open_batch_runtime
 
         with open_batch_runtime(batch_id, self._is_told_to_end) as (runtime, batch):

@@ -33,7 +33,7 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
     :param deferrable: free the worker while waiting.
     :param poll_interval: seconds between polls; default: the schedule ``[raif] poll_intervals``.
     :param timeout: seconds from the first submission after which waiting ends and no round is opened any more;
-        default: 25 hours from each round's submission, a little over the providers' own window.
+        default: an hour after the provider's own limit for each round (24 hours; Gemini's: 48).
     :param cancel_on_timeout: cancel the batch when time is up, then go on waiting until it has stopped, so that what
         it finished can be applied.
     :param cancel_on_kill: cancel the batch when a user ends the waiting task, or its ``execution_timeout`` is over.

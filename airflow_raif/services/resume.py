@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from airflow_raif.domain.batch import Batch, Claim
-from airflow_raif.domain.errors import BatchStoppingError, InputChangedError, InvalidBatchError
+from airflow_raif.domain.errors import BatchStoppingError, InputChangedError, InvalidBatchError, TransientProviderError
 from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.fetch import fetch_batch_results
 from airflow_raif.services.poll import fetch_batch_status
@@ -36,9 +36,9 @@ def resume_batch(
     :param fingerprint: computes the fingerprint of the input as it is now.
     :param on_input_change: ``refuse``, or ``resubmit``: cancel the batch if it runs, and make a new one.
     :raises InputChangedError: the input is not what the batch was made of, and that is to be refused.
-    :raises BatchStoppingError: the batch was told to stop and has not; call again once it has.
+    :raises BatchStoppingError: a batch that is replaced has not stopped, or the provider does not answer about it.
     :raises AmbiguousSubmitError: what is to stop cannot be told at the provider.
-    :raises ProviderError: the provider cannot be asked to stop the batch, or for its results.
+    :raises ProviderError: the provider refuses, or does not answer about a batch that is not replaced.
     """
     while (batch := runtime.store.find_by_claim(claim)) is not None and batch.spooled_at is None:
         if batch.is_sent:
@@ -48,15 +48,10 @@ def resume_batch(
             runtime.folder(batch.batch_id).delete()
     if batch is None:
         return None
-    if batch.is_cancel_requested:
-        batch = _cancel(runtime, batch)
-    elif batch.is_canceling:
-        fetch_batch_status(runtime, batch.batch_id)
-        batch = runtime.store.get_batch(batch.batch_id)
-    if batch.is_canceling:
-        raise BatchStoppingError(batch.batch_id)
+    if batch.is_cancel_requested or batch.is_canceling:
+        batch = _stop(runtime, batch)
     if batch.status.is_terminal:
-        batch = fetch_batch_results(runtime, batch.batch_id)
+        batch = _fetch(runtime, batch)
         if batch.was_canceled or not (has_round_left(runtime, batch) or _is_paid(runtime, batch)):
             log.info("Batch %s %s; starting a new one", batch.batch_id, batch.status)
             runtime.store.release_claim(batch.batch_id, runtime.clock())
@@ -83,20 +78,41 @@ def give_up(runtime: Runtime, batch: Batch) -> None:
         runtime.store.give_up_spooling(batch.batch_id, runtime.clock())
         # Also what was never sent: an older attempt may be about to.
         batch = runtime.store.request_cancel(batch, runtime.clock())
-        if not batch.status.is_terminal:
-            batch = _cancel(runtime, batch)
-        if not batch.status.is_terminal:
-            raise BatchStoppingError(batch.batch_id)
-        fetch_batch_results(runtime, batch.batch_id)
+        _fetch(runtime, batch if batch.status.is_terminal else _stop(runtime, batch))
     runtime.store.release_claim(batch.batch_id, runtime.clock())
 
 
-def _cancel(runtime: Runtime, batch: Batch) -> Batch:
+def _stop(runtime: Runtime, batch: Batch) -> Batch:
+    """Return a batch that is to stop, once it has; a cancel that was not heard is made again.
+
+    :raises BatchStoppingError: it has not, or the provider does not answer.
+    """
     try:
-        cancel_batch(runtime, batch.batch_id)
+        if batch.is_cancel_requested:
+            cancel_batch(runtime, batch.batch_id)
+        else:
+            fetch_batch_status(runtime, batch.batch_id)
     except InvalidBatchError as error:
         log.info("Nothing to cancel: %s", error)
-    return runtime.store.get_batch(batch.batch_id)
+    except TransientProviderError as error:
+        raise BatchStoppingError(batch.batch_id, error) from error
+    batch = runtime.store.get_batch(batch.batch_id)
+    if not batch.status.is_terminal:
+        raise BatchStoppingError(batch.batch_id)
+    return batch
+
+
+def _fetch(runtime: Runtime, batch: Batch) -> Batch:
+    """Fetch the results of a terminal batch.
+
+    :raises BatchStoppingError: the provider does not answer, and the batch was canceled.
+    """
+    try:
+        return fetch_batch_results(runtime, batch.batch_id)
+    except TransientProviderError as error:
+        if batch.was_canceled:
+            raise BatchStoppingError(batch.batch_id, error) from error
+        raise
 
 
 def _is_paid(runtime: Runtime, batch: Batch) -> bool:

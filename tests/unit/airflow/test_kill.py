@@ -195,11 +195,11 @@ def test_clear_while_the_old_batch_is_being_canceled(emulator, raif_store, conte
             for _ in range(2):
                 with pytest.raises(TaskDeferred) as deferred:
                     again.execute(context)
-                assert deferred.value.method_name == "execute_again"
+                assert deferred.value.method_name == "execute_anew"
                 assert deferred.value.trigger.batch_id == old["batch_id"]
             assert emulator.state.creates["openai"] == creates
             emulator.state.faults.cancel_looks = 0
-            manifest = again.execute_again(context, {"batch_id": old["batch_id"], "status": "canceled"})
+            manifest = again.execute_anew(context, {"batch_id": old["batch_id"], "status": "canceled"})
             emulator.state.faults.cancel_looks = 4
         else:
             manifest = again.execute(context)

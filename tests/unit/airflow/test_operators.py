@@ -360,14 +360,20 @@ def test_a_provider_that_is_away_at_the_submission_is_waited_out(emulator, provi
     assert emulator.state.creates["openai"] == 1
 
 
-def test_without_deferral_an_outage_is_retried_by_airflow(emulator, providers, context, no_backoff):
-    """What may work later is no final failure."""
+def test_without_deferral_an_outage_is_waited_out_in_the_worker(emulator, providers, context, no_backoff, monkeypatch):
+    """No try of the task is used up."""
     emulator.state.faults.http.append(HttpFault(route="openai.*", status=503, times=-1))
     providers(emulator)
-    with pytest.raises(UnavailableError):
-        submit(context, deferrable=False)
-    emulator.state.faults.http.clear()
-    assert submit(context)["request_count"] == 2
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            emulator.state.faults.http.clear()
+
+    monkeypatch.setattr("airflow_raif.operators._waiting.sleep", sleep)
+    assert submit(context, deferrable=False)["request_count"] == 2
+    assert slept == [300.0] * 3
     assert emulator.state.creates["openai"] == 1
 
 
