@@ -17,6 +17,8 @@ from tests.chaos.provider import AtProvider, Report
 from tests.chaos.worker import World, claim_of
 from tests.support import read_rows, rows
 
+#: Errors that a refusal of the provider ends in.
+REFUSED = ("AuthenticationError", "RejectedError", "BatchNotFoundError", "AmbiguousSubmitError")
 PARTS_FILE = "part-{:05d}.requests.jsonl"
 
 
@@ -41,13 +43,15 @@ def check(plan: Plan, store: Store, world: World, report: Report, history: list[
     figures = Figures()
     if not is_done:
         figures.wrong.append("the task never came to its end")
-    for bad in history:
-        if ": broken" in bad or (": fatal" in bad and not bad.startswith("zombie")):
-            figures.wrong.append(bad)
+    figures.wrong += [each for each in history if _is_wrong(each, report)]
     batches = batches_of(world, store)
     _count_creates(figures, batches, world, report)
     if not is_done or not batches:
         return figures
+    for each in batches:
+        _check_usage(figures, each, report)
+        if each.results_fetched_at is None:
+            figures.wrong.append(f"the results of batch {each.batch_id} were never fetched")
     batch = batches[-1]
     if batch.applied_at is None or batch.result_uri is None:
         figures.wrong.append("the batch is not applied")
@@ -55,8 +59,20 @@ def check(plan: Plan, store: Store, world: World, report: Report, history: list[
     found = read_rows(batch.result_uri)
     _count_rows(figures, plan, found)
     _count_answers(figures, plan, batch, found, report, history)
-    _check_usage(figures, batch, report)
     return figures
+
+
+def _is_wrong(line: str, report: Report) -> bool:
+    """Whether a try ended as it should not: what failed for good is what the provider refused, until a user clears."""
+    if ": broken" in line or ": silent" in line:
+        return True
+    if ": fatal" not in line or line.startswith("zombie"):
+        return False
+    if line.startswith("cancel: fatal: AmbiguousSubmitError"):
+        # A batch without a mark is not canceled by its time and size alone; a user is to decide.
+        return False
+    refused = {each.partition(" ")[0] for each in report.struck} & {"400", "401", "404"}
+    return not (refused and any(f": {error}" in line for error in REFUSED))
 
 
 def batches_of(world: World, store: Store) -> list[Batch]:

@@ -10,7 +10,7 @@ from airflow_raif.store import Store
 from tests.chaos.account import Figures, check
 from tests.chaos.plan import Attempt, Plan
 from tests.chaos.provider import Provider
-from tests.chaos.worker import Try, World, cancel_try, deferred_try, fork, whole_try
+from tests.chaos.worker import BESIDE, Try, World, deferred_try, fork, whole_try
 
 #: A life that is not done after so many tries never will be.
 MAX_TRIES = 60
@@ -42,6 +42,7 @@ class Life:
         self._batch_id: str | None = None
         self._is_canceled = False
         self._is_deferred = False
+        self._had_twin = False
 
     def run(self, store: Store) -> Outcome:
         """Live, then count."""
@@ -56,8 +57,6 @@ class Life:
             is_done = self._one(attempt, number)
             if is_done and number >= len(self._plan.attempts) - 1:
                 break
-            if any(each.startswith(("fatal", "broken", "silent")) for each in outcome.history[-1:]):
-                break
         while self._held:
             self._let_go()
         report = self._provider.report(self._plan.provider)
@@ -68,8 +67,11 @@ class Life:
     def _one(self, attempt: Attempt, number: int) -> bool:
         """Make one try with what happens to it; return whether the task is done."""
         work = whole_try
-        if self._batch_id is not None and (self._is_canceled or (self._is_deferred and number % 2)):
+        # A second try that came after the cancel is as good as a clear.
+        goes_on = self._is_canceled and not (self._plan.clears or attempt.twin or self._had_twin)
+        if self._batch_id is not None and (goes_on or (self._is_deferred and number % 2)):
             work = deferred_try(self._batch_id)
+        self._had_twin = self._had_twin or attempt.twin
         twin = fork(self._plan, self._world, work) if attempt.twin else None
         tried = fork(
             self._plan,
@@ -80,10 +82,8 @@ class Life:
             hold_at=attempt.hold_at,
             holds_outside=not attempt.restart,
         )
-        if attempt.cancel and self._batch_id is not None:
-            self._is_canceled = True
-            self._note(fork(self._plan, self._world, cancel_try(self._batch_id)).wait(), "cancel")
-            self._outcome.met.append("cancel race")
+        if attempt.beside:
+            self._beside(attempt.beside)
         tried.wait()
         if tried.state == "held":
             if attempt.restart:
@@ -104,6 +104,12 @@ class Life:
             while any(left <= 0 for _, left in self._held):
                 self._let_go()
         return done
+
+    def _beside(self, what: str) -> None:
+        other = fork(self._plan, self._world, BESIDE[what]).wait()
+        self._note(other, what)
+        self._outcome.met.append(f"{what} beside")
+        self._is_canceled = self._is_canceled or other.state.startswith("canceled")
 
     def _let_go(self) -> None:
         tried, _ = self._held.pop(0)

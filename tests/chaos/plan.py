@@ -21,6 +21,10 @@ ROW_KINDS = (
 )  # fmt: skip
 
 
+#: Seconds between two tries; a user may come back to a failed task after days.
+PAUSES = (5.0, 5.0, 30.0, 30.0, 120.0, 120.0, 900.0, 900.0, 7200.0, 90_000.0, 260_000.0)
+
+
 class Attempt(msgspec.Struct, kw_only=True):
     """What happens to one try of the task."""
 
@@ -35,8 +39,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     restart: bool = False
     #: A second try runs beside it.
     twin: bool = False
-    #: Somebody cancels the batch beside it.
-    cancel: bool = False
+    #: Somebody else is at the batch meanwhile: ``cancel``, ``poll`` as a triggerer does, or ``sweep``.
+    beside: str = ""
     #: Seconds until it begins.
     pause: float = 120.0
 
@@ -56,6 +60,10 @@ class Plan(msgspec.Struct, kw_only=True):
     repeat_invalid_output: bool = False
     #: Gemini's requests go by file, not inline.
     by_file: bool = False
+    #: Files lie on an object store.
+    is_remote: bool = False
+    #: A task whose batch was canceled is cleared, and makes a new one; otherwise what the batch finished is applied.
+    clears: bool = False
     behaviour: Behaviour = msgspec.field(default_factory=Behaviour)
     attempts: list[Attempt] = []
 
@@ -83,6 +91,8 @@ def draw(seed: int, provider: str, store: str) -> Plan:
         has_schema=dice.random() < 0.3,
         repeat_invalid_output=dice.random() < 0.5,
         by_file=dice.random() < 0.5,
+        is_remote=dice.random() < 0.25,
+        clears=dice.random() < 0.5,
         behaviour=_behaviour(dice, provider),
         attempts=_attempts(dice, store),
     )
@@ -115,18 +125,11 @@ def _behaviour(dice: random.Random, provider: str) -> Behaviour:
             {"shuffle": True},
             {"torn_last_line": True},
             {"crlf": True},
+            {"done_at_cancel": dice.choice((0.0, 0.5, 1.0))},
         ]
     )
     faults |= odd
-    proxy = [
-        Fault(
-            kind=dice.choice(KINDS),
-            route=dice.choice(ROUTES[provider]),
-            skip=dice.choice((0, 0, 0, 1, 2)),
-            times=dice.choice((1, 1, 1, 2, 3, 7)),
-        )
-        for _ in range(dice.choice((0, 1, 1, 2, 3)))
-    ]
+    proxy = [_fault(dice, provider) for _ in range(dice.choice((0, 1, 1, 2, 3)))]
     return Behaviour(
         progress=f"polls:{dice.choice((1, 1, 2, 4))}",
         faults=faults,
@@ -136,12 +139,22 @@ def _behaviour(dice: random.Random, provider: str) -> Behaviour:
     )
 
 
+def _fault(dice: random.Random, provider: str) -> Fault:
+    kind, route = dice.choice(KINDS), dice.choice(ROUTES[provider])
+    if (kind, route) == ("500_after", "synchronous"):
+        # A provider that says 500 to a single call does not bill it.
+        kind = "html_502_after"
+    skip, times = dice.choice((0, 0, 0, 1, 2)), dice.choice((1, 1, 1, 2, 3, 7))
+    return Fault(kind=kind, route=route, skip=skip, times=times)
+
+
 def _attempts(dice: random.Random, store: str) -> list[Attempt]:
     attempts = []
     for _ in range(dice.choice((0, 1, 2, 3))):
-        attempt = Attempt(pause=dice.choice((5.0, 30.0, 120.0, 900.0)))
+        attempt = Attempt(pause=dice.choice(PAUSES))
         step = int(dice.expovariate(1 / 40)) + 1
         what = dice.choice(("kill", "kill", "hold", "twin", "restart" if store == "postgres" else "kill", "nothing"))
+        attempt.beside = dice.choice(("", "", "", "", "cancel", "poll", "sweep"))
         if what == "kill":
             attempt.kill_at = step
         elif what == "hold":

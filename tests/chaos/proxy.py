@@ -38,6 +38,9 @@ KINDS = (
     "lost_reply",  # the connection breaks after the provider did it
     "429",
     "429_hint",
+    "400",
+    "401",
+    "404",
     "500",
     "529",
     "500_after",
@@ -203,6 +206,9 @@ class FaultProxy:
 def _answer_instead(kind: str) -> tuple[int, dict[str, str], bytes] | None:
     page, data = {"content-type": "text/html; charset=utf-8"}, {"content-type": "application/json"}
     return {
+        "400": (400, data, b'{"error": {"message": "No", "type": "invalid_request_error"}}'),
+        "401": (401, data, b'{"error": {"message": "Incorrect API key", "type": "authentication_error"}}'),
+        "404": (404, data, b'{"error": {"message": "Not found", "type": "not_found_error"}}'),
         "429": (429, data, b'{"error": {"message": "Slow down", "type": "rate_limit_error"}}'),
         "429_hint": (429, {**data, "retry-after": "17"}, b'{"error": {"message": "Slow down"}}'),
         "500": (500, data, b'{"error": {"message": "The server had an error"}}'),

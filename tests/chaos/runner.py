@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 import traceback
@@ -11,10 +12,10 @@ from pathlib import Path
 from signal import SIGQUIT
 from typing import Any
 
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 
 from airflow_raif.store import Store, migrate
-from airflow_raif.store.engine import parse_url
+from airflow_raif.store.engine import make_engine, parse_url
 from tests.chaos.account import Figures
 from tests.chaos.life import Life, Outcome
 from tests.chaos.plan import Plan
@@ -59,16 +60,21 @@ class Runner:
         self.home = Path(tempfile.mkdtemp(prefix="raif-chaos-"))
         self._offset: Any = get_context("fork").Value("d", 0.0, lock=False)
         self._provider = Provider(self._offset)
-        warm_up()
         self._lives = 0
-        self._addresses: dict[str, str] = {}
-        self._stores: dict[str, Store] = {}
+        self._engines: dict[str, Engine] = {}
         self._server: PostgresServer | None = None
         for name in stores:
-            self._addresses[name] = self._address(name)
-            migrate.upgrade(self._addresses[name])
-            guard(self._addresses[name])
-            self._stores[name] = Store.open(self._addresses[name], wait_seconds=60)
+            address = self._address(name)
+            migrate.upgrade(address)
+            guard(address)
+            self._engines[name] = make_engine(parse_url(address))
+            warm_up(self._world(name, "warm"))
+        # What is there now is copied by no fork's collector.
+        gc.collect()
+        gc.freeze()
+
+    def _world(self, store: str, run: str) -> World:
+        return World(run, self._provider.url, self._engines[store], self.home / "life", self._offset)
 
     def _address(self, name: str) -> str:
         if name == "sqlite":
@@ -87,8 +93,9 @@ class Runner:
 
     def close(self) -> None:
         """Stop everything."""
-        for store in self._stores.values():
-            store.close()
+        for engine in self._engines.values():
+            engine.dispose()
+        gc.unfreeze()
         self._provider.stop()
         if self._server is not None:
             self._server.stop(SIGQUIT)
@@ -96,17 +103,15 @@ class Runner:
 
     def live(self, plan: Plan) -> Outcome:
         """Run one life."""
-        home = self.home / "life"
         self._lives += 1
-        world = World(f"life {self._lives}", self._provider.url, self._addresses[plan.store], home, self._offset)
-        store = self._stores[plan.store]
+        world = self._world(plan.store, f"life {self._lives}")
         # A connection that a fork would share is closed before.
-        store.close()
+        world.engine.dispose()
         try:
-            outcome = Life(plan, world, self._provider, self.restart).run(store)
+            outcome = Life(plan, world, self._provider, self.restart).run(Store(world.engine, wait_seconds=60))
         except Exception:  # noqa: BLE001 - told with the life
             outcome = Outcome(plan, Figures(wrong=[f"the harness broke: {traceback.format_exc()}"]))
-        log = home / "log"
+        log = world.home / "log"
         if outcome.figures and log.exists():
             outcome.log = log.read_text(errors="replace")
         return outcome

@@ -2,53 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import httpx
 import msgspec
 import tenacity
+from fsspec.implementations.local import LocalFileSystem
+from sqlalchemy import Engine
 
 from airflow_raif.adapters import gemini, http
+from airflow_raif.adapters.http import AsyncHttpTransport
 from airflow_raif.adapters.registry import make_adapter
 from airflow_raif.domain.batch import Batch, Claim
-from airflow_raif.domain.errors import InvalidBatchError, RaifError
+from airflow_raif.domain.errors import ConfigurationError, InvalidBatchError, RaifError
 from airflow_raif.domain.rounds import RoundPolicy
+from airflow_raif.domain.status import TERMINAL, BatchStatus
+from airflow_raif.domain.sweep import SweepRules
 from airflow_raif.pricing.prices import PriceBook
 from airflow_raif.services.advance import advance_batch
 from airflow_raif.services.apply import apply_results
 from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.fetch import fetch_batch_results
-from airflow_raif.services.output import make_parser
 from airflow_raif.services.poll import fetch_batch_status
+from airflow_raif.services.poller import SharedPoller
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.start import start_batch
-from airflow_raif.store.engine import make_engine, parse_url
+from airflow_raif.services.sweep import sweep_batches
 from tests.chaos.plan import Plan
 from tests.chaos.steps import SteppedFolder, SteppedStore, SteppedTransport, Steps
-from tests.support import ANSWER, MODELS, defaults_of, rows, settings_of
+from tests.support import ANSWER, PROVIDERS, defaults_of, rows, settings_of
 
 log = logging.getLogger(__name__)
 
 #: Seconds until a silent provider counts as away.
 TIMEOUT = 0.75
 PRICES = PriceBook()
-
-
-def warm_up() -> None:
-    """Import what a try imports late, so that no worker has to."""
-    make_parser(ANSWER)
-    for provider, model in MODELS.items():
-        PRICES.pricer(provider, model)
 
 
 @dataclass
@@ -58,7 +57,8 @@ class World:
     #: The run of the task, which no other life has.
     run: str
     provider_url: str
-    store_address: str
+    #: Its compiled statements are known to every fork, its connections to none.
+    engine: Engine
     home: Path
     offset: Any
 
@@ -129,6 +129,7 @@ def _run(plan: Plan, world: World, work: Callable[..., str], pipe: int, given: d
             log = os.open(world.home / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 2)
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
+        world.engine.dispose(close=False)
         steps = Steps(tell=tell, **given)
         try:
             with _runtime(plan, world, steps) as transport:
@@ -144,6 +145,16 @@ def _run(plan: Plan, world: World, work: Callable[..., str], pipe: int, given: d
         os._exit(0)
 
 
+def warm_up(world: World) -> None:
+    """Import, and compile statements, what a try needs, so that no worker has to."""
+    for provider in PROVIDERS:
+        plan = Plan(seed=0, provider=provider, store="", has_schema=True, rows=3)
+        with _runtime(plan, replace(world, run=f"warm {provider}"), Steps()) as runtime:
+            while not whole_try(plan, replace(world, run=f"warm {provider}"), runtime).startswith("done"):
+                pass
+    world.engine.dispose()
+
+
 class _runtime:
     """Open what a worker works with."""
 
@@ -157,10 +168,10 @@ class _runtime:
         adapter = make_adapter(settings_of(plan.provider, world.provider_url, limits=limits, timeout_seconds=TIMEOUT))
         client = httpx.Client(timeout=TIMEOUT, verify=False, trust_env=False)
         self._transport = SteppedTransport(steps, adapter, client=client, sleep=lambda _: None)
-        self._store = SteppedStore(make_engine(parse_url(world.store_address)), wait_seconds=60)
+        self._store = SteppedStore(world.engine, wait_seconds=60)
         self._store.steps = steps
         self._store.watch()
-        spool = folder_of(world.home / "spool", steps)
+        spool = folder_of(plan, world.home / "spool", steps)
         self._runtime = Runtime(
             store=self._store, adapter=adapter, transport=self._transport, spool=spool, conn_id="chaos",
             prices=PRICES, clock=world.now,
@@ -174,9 +185,20 @@ class _runtime:
         self._store.close()
 
 
-def folder_of(path: Path, steps: Steps) -> SteppedFolder:
+class ObjectStore(LocalFileSystem):
+    """Stands in for S3 and the like: an object is there once its upload is complete, and knows no links."""
+
+    protocol = "objects"
+
+    def put_file(self, lpath: str, rpath: str, **_: Any) -> None:
+        temporary = f"{rpath}.{os.getpid()}.upload"
+        shutil.copyfile(lpath, temporary)
+        Path(temporary).replace(rpath)
+
+
+def folder_of(plan: Plan, path: Path, steps: Steps) -> SteppedFolder:
     """Return a folder whose renames are steps."""
-    found = SteppedFolder(fsspec.filesystem("file"), str(path), f"file://{path}")
+    found = SteppedFolder(ObjectStore() if plan.is_remote else LocalFileSystem(), str(path), f"file://{path}")
     found.steps = steps
     return found
 
@@ -195,40 +217,75 @@ def whole_try(plan: Plan, world: World, runtime: Runtime) -> str:
         claim=claim_of(world),
         round_policy=policy,
     )
-    return _go_on(world, runtime, batch)
+    return _go_on(plan, world, runtime, batch)
 
 
 def deferred_try(batch_id: str) -> Callable[[Plan, World, Runtime], str]:
     """Return what a task does when its trigger fires: go on with the batch that it has."""
 
     def work(plan: Plan, world: World, runtime: Runtime) -> str:
-        return _go_on(world, runtime, runtime.store.get_batch(batch_id))
+        return _go_on(plan, world, runtime, runtime.store.get_batch(batch_id))
 
     return work
 
 
-def _go_on(world: World, runtime: Runtime, batch: Batch) -> str:
+def _go_on(plan: Plan, world: World, runtime: Runtime, batch: Batch) -> str:
     fetch_batch_status(runtime, batch.batch_id)
     batch = advance_batch(runtime, batch.batch_id)
     if not batch.status.is_terminal:
         return f"deferred {batch.batch_id}"
     fetch_batch_results(runtime, batch.batch_id)
     assert isinstance(runtime.spool, SteppedFolder)
-    destination = folder_of(world.home / "out" / batch.batch_id, runtime.spool.steps)
+    destination = folder_of(plan, world.home / "out" / batch.batch_id, runtime.spool.steps)
     batch = apply_results(runtime, batch.batch_id, destination)
     return f"done {batch.batch_id}"
 
 
-def cancel_try(batch_id: str) -> Callable[[Plan, World, Runtime], str]:
-    """Return what a kill or a user's click does."""
+def cancel(plan: Plan, world: World, runtime: Runtime) -> str:
+    """Do what a kill or a user's click does."""
+    batch = runtime.store.find_by_claim(claim_of(world))
+    if batch is None:
+        return "not canceled: there is none"
+    try:
+        return f"canceled {cancel_batch(runtime, batch.batch_id)}"
+    except InvalidBatchError as error:
+        return f"not canceled: {error}"
 
-    def work(plan: Plan, world: World, runtime: Runtime) -> str:
+
+def poll(plan: Plan, world: World, runtime: Runtime) -> str:
+    """Do what a triggerer does, for a moment."""
+    batch = runtime.store.find_by_claim(claim_of(world))
+    if batch is None or batch.status in (BatchStatus.PENDING, *TERMINAL):
+        return "nothing to wait for"
+
+    async def wait(batch_id: str) -> str:
+        client = httpx.AsyncClient(timeout=TIMEOUT, verify=False, trust_env=False)
+        transport = AsyncHttpTransport(runtime.adapter, client=client)
+        poller = SharedPoller(runtime.adapter, transport, runtime.store, clock=world.now)
         try:
-            return f"canceled {cancel_batch(runtime, batch_id)}"
-        except InvalidBatchError as error:
-            return f"not canceled: {error}"
+            async with asyncio.timeout(0.4):
+                return f"waited: {await poller.wait(batch_id, [0.1])}"
+        except TimeoutError:
+            return "waited for nothing"
 
-    return work
+    return asyncio.run(wait(batch.batch_id))
+
+
+def sweep(plan: Plan, world: World, runtime: Runtime) -> str:
+    """Do what the maintenance DAG does, as if nobody had been at work for long."""
+
+    @contextmanager
+    def open_runtime(batch: Batch) -> Iterator[Runtime]:
+        if batch.claim != claim_of(world):
+            raise ConfigurationError("a batch of another life")
+        yield runtime
+
+    rules = SweepRules(grace=timedelta())
+    report = sweep_batches(runtime.store, open_runtime, runtime.spool, rules, clock=world.now)
+    return f"swept: {dict(report.counts)}"
+
+
+BESIDE = {"cancel": cancel, "poll": poll, "sweep": sweep}
 
 
 def encoded(plan: Plan) -> str:
