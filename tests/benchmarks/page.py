@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.benchmarks.bars import bars
+from tests.benchmarks.bars import bars, eighth
 from tests.benchmarks.chart import draw
 from tests.benchmarks.figures import Book, Figure
 from tests.benchmarks.sizing import sizing
@@ -40,8 +40,9 @@ def write(figures: Sequence[Figure], folder: Path) -> None:
     text = _TEMPLATE.read_text()
     pieces = {
         "machine": machine(),
-        "warm": _sides(book.of("warm", "CPU s"), memory=book.of("warm", "MiB above imports")),
+        "warm": _sides(_in_order(book.of("warm", "CPU s")), memory=book.of("warm", "MiB above imports")),
         "cold": _sides(book.of("cold", "CPU s"), memory=book.of("cold", "MiB of the process")),
+        "eighth": eighth(book),
         "imports": _table(("what", "unit", "ours", "common-ai", "Airflow itself"), (
             (each.name, each.unit, *map(number, (each.ours, each.peer, each.floor))) for each in book.of("imports")
         )),
@@ -86,6 +87,10 @@ def number(value: float | None) -> str:
 
 def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def _in_order(figures: Sequence[Figure]) -> list[Figure]:
+    return sorted(figures, key=lambda each: list(NAMES).index(each.name))
 
 
 def _sides(figures: Sequence[Figure], memory: Sequence[Figure]) -> str:

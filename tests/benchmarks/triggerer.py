@@ -84,7 +84,12 @@ def _figures(watch: _Watch, url: str, count: int, interval: float, log: Path) ->
         return control(url) >= 2 * count // 100
 
     assert waiting() == count, waiting()
+
+    def held() -> int:
+        return log.read_text(errors="replace").count("async thread was blocked")
+
     watch.until(has_asked_about_all, "a poll of every batch")
+    held_at_start = held()
     quiet_until = time.monotonic() + 5 * interval
     watch.until(lambda: time.monotonic() > quiet_until, "some ticks")
     assert waiting() == count, "a task was told that its batch ended while it ran"
@@ -93,12 +98,12 @@ def _figures(watch: _Watch, url: str, count: int, interval: float, log: Path) ->
     seconds = watch.until(lambda: waiting() == 0, "an event for each task")
     failed = watch.ask("SELECT count(*) FROM task_instance WHERE next_method = '__fail__'")[0][0]
     assert failed == 0, f"{failed} triggers failed"
-    blocked = log.read_text(errors="replace").count("async thread was blocked")
 
     def figure(unit: str, value: float) -> Figure:
         return Figure("a triggerer of Airflow", unit, round(value, 1), None, None, "triggerer", count)
 
     yield figure("s without a heartbeat at most", watch.silent)
-    yield figure("warnings of a held loop", blocked)
+    yield figure("warnings of a held loop while it starts", held_at_start)
+    yield figure("warnings of a held loop from then on", held() - held_at_start)
     yield figure("MiB of its largest process", resident)
     yield figure("s until every event is written", seconds)
