@@ -26,6 +26,8 @@ from airflow_raif.store import EntryRow
 RESULT_FILE = "results.jsonl"
 #: Bytes of results read, and of rows written, at one time; a batch may have many parts, each with a file that is read.
 BLOCK_BYTES = 64 * 1024
+#: Parts whose results are open at one time; rows of one part and of the rounds that repeated some of it lie together.
+MAX_OPEN_PARTS = 4
 _LINE_END_BYTES = len(b"\r\n")
 _COMMA = ord(",")
 _COMPLETED = EntryStatus.COMPLETED.value
@@ -142,10 +144,14 @@ def _usd(pico: int | None) -> Decimal | float | None:
 
 
 class _ResultsFile:
-    """Raw results by their place in a file, mostly one after the other."""
+    """Raw results by their place in a file, mostly one after the other.
 
-    def __init__(self, file_number: int) -> None:
+    :param close: called when the file is not needed any more.
+    """
+
+    def __init__(self, file_number: int, close: Callable[[], None]) -> None:
         self._file_number = file_number
+        self.close = close
         self._block = b""
         self._start = self._last = 0
 
@@ -165,10 +171,12 @@ class _RowWriter:
 
     def __init__(self, runtime: Runtime, batch: Batch, folder: Folder, stack: ExitStack) -> None:
         self._folder = folder
-        self._stack = stack
+        stack.callback(self._close)
         self._read_raw = runtime.adapter.apply_batch_result
         self._parse = make_parser(batch.output_schema)
+        #: By part, the one that was read last at the end.
         self._results: dict[int, _ResultsFile] = {}
+        self._part = -1
 
     def rows(
         self, entries: list[EntryRow], read_columns: Callable[[Sequence[int]], list[bytes]]
@@ -214,8 +222,11 @@ class _RowWriter:
         return row
 
     def _raw(self, part: int, offset: int, length: int) -> bytes:
-        if part not in self._results:
-            self._results[part] = self._open(part)
+        if part != self._part:
+            self._results[part] = self._results.pop(part) if part in self._results else self._open(part)
+            self._part = part
+            if len(self._results) > MAX_OPEN_PARTS:
+                self._results.pop(next(iter(self._results))).close()
         return self._results[part].read(offset, length)
 
     def _open(self, part: int) -> _ResultsFile:
@@ -225,7 +236,13 @@ class _RowWriter:
                 f"the results of part {part} are not in the spool at {self._folder.uri} any more; put {name} back to"
                 " apply the batch"
             )
-        return _ResultsFile(self._stack.enter_context(self._folder.local_copy(name)).fileno())
+        with ExitStack() as stack:
+            file_number = stack.enter_context(self._folder.local_copy(name)).fileno()
+            return _ResultsFile(file_number, stack.pop_all().close)
+
+    def _close(self) -> None:
+        for each in self._results.values():
+            each.close()
 
     def _output(self, text: str) -> Any:
         try:

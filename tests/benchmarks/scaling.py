@@ -14,8 +14,8 @@ SIZES = {
 #: Beyond this many rows one run says enough.
 _REPEATED = 100_000
 UNITS = {
-    "cpu": "CPU s", "wall": "wall s", "mib": "MiB above imports", "store_mib": "MiB in the tables",
-    "spool_mib": "MiB in the spool",
+    "cpu": "CPU s", "wall": "wall s", "mib": "MiB above imports", "peak_mib": "MiB of the process",
+    "store_mib": "MiB in the tables", "spool_mib": "MiB in the spool",
 }  # fmt: skip
 
 

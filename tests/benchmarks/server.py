@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def _anthropic_batch(batch_id: str, status: str, host: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_number = count()
 _FILE = {
     "id": "file-in", "object": "file", "bytes": 1, "created_at": 1, "filename": "in.jsonl", "purpose": "batch",
     "status": "processed",
@@ -55,9 +57,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/files"):
             self._json(_FILE)
         elif "/messages/" in self.path:
-            self._json(_anthropic_batch("batch_1", "in_progress", self.headers["host"]))
+            self._json(_anthropic_batch(f"batch_{next(_number)}", "in_progress", self.headers["host"]))
         else:
-            self._json(_openai_batch("batch_1", "validating"))
+            self._json(_openai_batch(f"batch_{next(_number)}", "validating"))
 
     def _file(self, path: Path) -> None:
         self._head(path.stat().st_size, "application/octet-stream")
