@@ -14,6 +14,9 @@ from airflow_raif.services.stragglers import send_stragglers
 
 log = logging.getLogger(__name__)
 
+#: With which providers answer to the cancel of a batch that has ended: Anthropic and Gemini, OpenAI.
+_REFUSALS = (400, 409)
+
 
 def cancel_batch(runtime: Runtime, batch_id: str) -> BatchStatus:
     """Ask for cancellation of every part that is not terminal; return the status after it, which may be transitional.
@@ -70,4 +73,21 @@ def stop_part(runtime: Runtime, batch: Batch, part: Part) -> None:
         if found.status.is_terminal:
             return
         provider_batch_id = found.provider_batch_id
-    runtime.transport.send(runtime.adapter.cancel_request(provider_batch_id))
+    tell_to_stop(runtime, part, provider_batch_id)
+
+
+def tell_to_stop(runtime: Runtime, part: Part, provider_batch_id: str) -> None:
+    """Ask the provider to cancel a part; that it has ended meanwhile is noted and no error.
+
+    :raises ProviderError: it may run, and could not be canceled; it stays marked.
+    """
+    try:
+        runtime.transport.send(runtime.adapter.cancel_request(provider_batch_id))
+    except ProviderError as error:
+        if error.status not in _REFUSALS:
+            raise
+        answer = runtime.transport.send(runtime.adapter.get_request(provider_batch_id))
+        state = runtime.adapter.parse_part(answer.content)
+        if not state.status.is_terminal:
+            raise
+        runtime.store.record_states({part.id: state}, runtime.clock())

@@ -48,7 +48,7 @@ def resume_batch(
             runtime.folder(batch.batch_id).delete()
     if batch is None:
         return None
-    if batch.is_cancel_requested or batch.is_canceling:
+    if batch.is_cancel_requested or batch.is_canceling or (batch.is_cut_short and not batch.status.is_terminal):
         batch = _stop(runtime, batch)
     if batch.status.is_terminal:
         batch = _fetch(runtime, batch)
@@ -88,7 +88,8 @@ def _stop(runtime: Runtime, batch: Batch) -> Batch:
     :raises BatchStoppingError: it has not, or the provider does not answer.
     """
     try:
-        if batch.is_cancel_requested:
+        if batch.is_cancel_requested or batch.is_cut_short:
+            # Also one that was cut short by a cancel which goes on, or came no further.
             cancel_batch(runtime, batch.batch_id)
         else:
             fetch_batch_status(runtime, batch.batch_id)

@@ -9,6 +9,7 @@ from airflow_raif.domain.batch import Batch, Part, PartState
 from airflow_raif.domain.errors import BatchNotFoundError, InvalidBatchError, RejectedError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.wire_id import index_of, wire_prefix
+from airflow_raif.services.cancel import tell_to_stop
 from airflow_raif.services.find import may_be_sent
 from airflow_raif.services.runtime import Runtime
 
@@ -31,7 +32,7 @@ def adopt_part(runtime: Runtime, batch_id: str, number: int, provider_batch_id: 
     is_to_stop = runtime.store.record_submitted(part.id, state, runtime.clock())
     log.info("Adopted %s for part %s of batch %s, as told", provider_batch_id, number, batch_id)
     if is_to_stop and not state.status.is_terminal:
-        runtime.transport.send(runtime.adapter.cancel_request(provider_batch_id))
+        tell_to_stop(runtime, part, provider_batch_id)
     return runtime.store.get_batch(batch_id)
 
 

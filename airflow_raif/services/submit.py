@@ -19,7 +19,7 @@ from airflow_raif.domain.errors import (
     UnavailableError,
 )
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.services.cancel import stop_part
+from airflow_raif.services.cancel import stop_part, tell_to_stop
 from airflow_raif.services.find import find_part, look_up, may_be_sent, not_listed
 from airflow_raif.services.runtime import Runtime
 
@@ -105,7 +105,7 @@ def _record(runtime: Runtime, batch: Batch, part: Part, state: PartState) -> Non
     is_to_stop = runtime.store.record_submitted(part.id, state, runtime.clock())
     if is_to_stop and not state.status.is_terminal:
         log.info("Part %s of batch %s was canceled while it was being submitted", part.number, batch.batch_id)
-        runtime.transport.send(runtime.adapter.cancel_request(state.provider_batch_id))
+        tell_to_stop(runtime, part, state.provider_batch_id)
 
 
 def _resume(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:

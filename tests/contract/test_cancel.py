@@ -129,6 +129,31 @@ def test_cancel_in_the_middle_of_a_create(provider, runtime, emulator, store, mo
     assert statuses_at(emulator, provider) == ["canceled", "canceled"]
 
 
+def test_a_part_that_ended_before_it_is_told_to_stop(provider, emulator_of, store, tmp_path):
+    """It was canceled while it was submitted, and the provider was faster: what it brought is no error, and fetched."""
+    emulator = emulator_of()
+    with runtime_of(provider, emulator.url, store, tmp_path, limits={"max_requests": 2}) as runtime:
+        batch = create_batch(runtime, rows(4), defaults=defaults_of(provider))
+
+        def cancel():
+            with pytest.raises(UnavailableError, match="the provider does not list it"):
+                cancel_batch(runtime, batch.batch_id)
+
+        at_create = at_the_second_create(cancel)
+
+        def look(request):
+            at_create(request)
+            if request.url.path.endswith("cancel"):
+                for provider_batch_id in list(emulator.state.batches[provider]):
+                    runtime.transport.send(runtime.adapter.get_request(provider_batch_id))
+
+        batch = submit_batch(through(runtime, before=look), batch.batch_id)
+        assert emulator.state.requests[f"{provider}.batches.cancel"] > 0
+        assert fetch_batch_status(runtime, batch.batch_id).is_terminal
+        assert fetch_batch_results(runtime, batch.batch_id).results_fetched_at is not None
+        assert store.count_entries(batch).pending == 0
+
+
 def test_cancel_of_a_create_whose_worker_died(provider, runtime, emulator, store):
     """What the create made is found and stopped; without a mark of ours on it a person decides, or its results do."""
     batch = create_batch(runtime, rows(2), defaults=defaults_of(provider))

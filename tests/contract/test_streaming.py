@@ -313,6 +313,18 @@ def test_cancel_in_the_middle(provider, runtime, emulator, store):
     assert emulator.state.creates[provider] == 2 + 5
 
 
+def test_a_cancel_that_was_killed_in_the_middle_is_gone_on_with(provider, runtime, emulator, store):
+    """It had cut the batch short and told the provider nothing: the next attempt does, then makes its own."""
+    emulator.state.faults.done_at_cancel = 1.0
+    break_off(runtime, rows(4))
+    cut = store.find_by_claim(CLAIM)
+    store.give_up_spooling(cut.batch_id, runtime.clock())
+    batch = start(runtime, rows(4))
+    assert batch.batch_id != cut.batch_id
+    assert emulator.state.requests[f"{provider}.batches.cancel"] == len(cut.parts)
+    assert store.get_batch(cut.batch_id).results_fetched_at is not None
+
+
 @pytest.mark.parametrize("read", [1, 5, 6])
 def test_an_attempt_that_was_taken_for_dead_stops(provider, runtime, emulator, store, tmp_path, read):
     """A second attempt takes over; the first, once it wakes, changes nothing and sends nothing."""
