@@ -41,10 +41,9 @@ e2e-celery: postgres redis
 	$(MAKE) setup VENV=.venv-celery CONSTRAINTS=$(CELERY_CONSTRAINTS) DEPENDENCY_GROUPS="test celery"
 	.venv-celery/bin/python -m pytest tests/e2e/test_celery.py $(ARGS)
 
-# A death at every write, and thousands of batch lives under random faults; prints what came of each fault.
+# A death at every step, and thousands of batch lives under random faults; prints what came of each fault.
 chaos: setup postgres
-	$(BIN)/python -m pytest tests/chaos -k death
-	$(BIN)/python -m tests.chaos --lives 5000 $(ARGS)
+	$(BIN)/python -m tests.chaos --every-step --lives 5000 $(ARGS)
 
 # The tests that meet Airflow and the SDKs, on the oldest Airflow supported and the SDKs' generation before.
 test-oldest:

@@ -6,10 +6,13 @@ import argparse
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
+from tests.chaos.crash_points import die_everywhere
 from tests.chaos.life import Outcome
 from tests.chaos.plan import Plan, draw
 from tests.chaos.runner import live_all
@@ -27,33 +30,48 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--provider", choices=PROVIDERS, action="append")
     parser.add_argument("--store", choices=STORES, action="append")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--every-step", action="store_true", help="before them die at every step, too")
     parser.add_argument("--log", action="store_true", help="show the workers' log of a life that went wrong")
     given = parser.parse_args(arguments)
     providers, stores = tuple(given.provider or PROVIDERS), tuple(given.store or STORES)
     kinds = [(provider, store) for provider in providers for store in stores]
     plans = [draw(given.seed + n // len(kinds), *kinds[n % len(kinds)]) for n in range(given.lives)]
-    started, wrong, outcomes = time.monotonic(), 0, []
-    for outcome in run(plans, stores, given.jobs):
-        outcomes.append(outcome)
-        if outcome.figures:
-            wrong += 1
-            show(outcome, with_log=given.log)
-    print(table(outcomes))
-    print(f"{len(outcomes)} lives, {wrong} wrong, {time.monotonic() - started:.0f} s")
+    wrong = 0
+    if given.every_step:
+        deaths = in_processes(partial(die_everywhere, every_step=True), kinds, given.jobs)
+        wrong += tell("deaths", deaths, with_log=given.log)
+    wrong += tell("lives", run(plans, stores, given.jobs), with_log=given.log)
     return 1 if wrong else 0
+
+
+def tell(what: str, outcomes: Iterable[Outcome], *, with_log: bool) -> int:
+    """Print those that went wrong as they come, then the figures; return how many did."""
+    started, kept = time.monotonic(), []
+    for outcome in outcomes:
+        kept.append(outcome)
+        if outcome.figures:
+            show(outcome, with_log=with_log)
+        # Of thousands only what is counted.
+        outcome.history, outcome.log = [], ""
+    wrong = sum(bool(each.figures) for each in kept)
+    print(table(kept))
+    print(f"{len(kept)} {what}, {wrong} wrong, {time.monotonic() - started:.0f} s\n", flush=True)
+    return wrong
+
+
+def in_processes(
+    work: Callable[..., list[Outcome]], arguments: Sequence[tuple[Any, ...]], jobs: int
+) -> Iterator[Outcome]:
+    """Do work once for each set of arguments, in so many processes."""
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        for outcomes in pool.map(work, *zip(*arguments, strict=True)):
+            yield from outcomes
 
 
 def run(plans: list[Plan], stores: tuple[str, ...], jobs: int) -> Iterator[Outcome]:
     """Run plans in so many processes, each with a provider and stores of its own."""
-    size = max(25, len(plans) // (jobs * 10))
-    chunks = [plans[n : n + size] for n in range(0, len(plans), size)]
-    if jobs == 1 or len(chunks) == 1:
-        for chunk in chunks:
-            yield from live_all(chunk, stores)
-        return
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        for outcomes in pool.map(live_all, chunks, [stores] * len(chunks)):
-            yield from outcomes
+    size = max(25, min(250, len(plans) // (jobs * 4)))
+    return in_processes(live_all, [(plans[n : n + size], stores) for n in range(0, len(plans), size)], jobs)
 
 
 def show(outcome: Outcome, *, with_log: bool) -> None:

@@ -10,10 +10,12 @@ from airflow_raif.store import Store
 from tests.chaos.account import Figures, check
 from tests.chaos.plan import Attempt, Plan
 from tests.chaos.provider import Provider
-from tests.chaos.worker import BESIDE, Try, World, deferred_try, fork, whole_try
+from tests.chaos.worker import BESIDE, Try, World, claim_of, deferred_try, fork, whole_try
 
 #: A life that is not done after so many tries never will be.
 MAX_TRIES = 60
+#: The step at which rows are written and the store is not told yet.
+APPLYING = "before results.jsonl"
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Life:
         self._is_canceled = False
         self._is_deferred = False
         self._had_twin = False
+        self._restarts_in_apply = plan.restarts_in_apply
 
     def run(self, store: Store) -> Outcome:
         """Live, then count."""
@@ -56,13 +59,25 @@ class Life:
             self._world.offset.value += attempt.pause
             is_done = self._one(attempt, number)
             if is_done and number >= len(self._plan.attempts) - 1:
-                break
+                while self._held:
+                    self._let_go()
+                if not self._is_replaced(store):
+                    break
         while self._held:
             self._let_go()
         report = self._provider.report(self._plan.provider)
         outcome.met += [*report.struck, *self._plan.faults]
         outcome.figures = check(self._plan, store, self._world, report, outcome.history, is_done=is_done)
         return outcome
+
+    def _is_replaced(self, store: Store) -> bool:
+        """Whether a try that slept made a batch in place of a canceled one; a clear goes on with that."""
+        held = store.find_by_claim(claim_of(self._world))
+        store.close()
+        is_replaced = held is not None and held.batch_id != self._batch_id
+        if is_replaced:
+            self._batch_id, self._is_canceled = None, False
+        return is_replaced
 
     def _one(self, attempt: Attempt, number: int) -> bool:
         """Make one try with what happens to it; return whether the task is done."""
@@ -80,15 +95,18 @@ class Life:
             kill_at=attempt.kill_at,
             kill_after_write=attempt.kill_after_write,
             hold_at=attempt.hold_at,
+            hold_on="" if attempt.hold_at or not self._restarts_in_apply else APPLYING,
             holds_outside=not attempt.restart,
         )
         if attempt.beside:
             self._beside(attempt.beside)
         tried.wait()
         if tried.state == "held":
-            if attempt.restart:
+            is_applying = not attempt.hold_at
+            if attempt.restart or is_applying:
                 self._restart()
-                self._outcome.met.append("database restarted")
+                self._outcome.met.append("database restarted" + " in mid-apply" * is_applying)
+                self._restarts_in_apply = self._restarts_in_apply and not is_applying
                 tried.let_go()
             else:
                 self._held.append((tried, attempt.hold_for))
@@ -121,7 +139,7 @@ class Life:
         word, _, rest = tried.state.partition(" ")
         if tried.state == "killed":
             self._outcome.met.append("kill -9")
-        if word in ("deferred", "done"):
+        if word in ("deferred", "done") and what != "zombie":
             self._batch_id = rest
         if what == "try":
             self._is_deferred = word == "deferred"

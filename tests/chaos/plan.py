@@ -21,6 +21,21 @@ ROW_KINDS = (
 )  # fmt: skip
 
 
+#: What a provider may do by itself; none in every other life.
+ODDITIES: tuple[dict[str, Any], ...] = (
+    {"unknown_status": "reticulating"},
+    {"expire_after": 0.0},
+    {"expire_after": 0.5},
+    {"cancel_after": 0.5},
+    {"failed_batches": 1},
+    {"token_limit_exceeded": 1},
+    {"shuffle": True},
+    {"torn_last_line": True},
+    {"crlf": True},
+    {"done_at_cancel": 0.0},
+    {"done_at_cancel": 0.5},
+    {"done_at_cancel": 1.0},
+)
 #: Seconds between two tries; a user may come back to a failed task after days.
 PAUSES = (5.0, 5.0, 30.0, 30.0, 120.0, 120.0, 900.0, 900.0, 7200.0, 90_000.0, 260_000.0)
 
@@ -62,6 +77,8 @@ class Plan(msgspec.Struct, kw_only=True):
     by_file: bool = False
     #: Files lie on an object store.
     is_remote: bool = False
+    #: The database is restarted while results are applied.
+    restarts_in_apply: bool = False
     #: A task whose batch was canceled is cleared, and makes a new one; otherwise what the batch finished is applied.
     clears: bool = False
     behaviour: Behaviour = msgspec.field(default_factory=Behaviour)
@@ -78,7 +95,7 @@ class Plan(msgspec.Struct, kw_only=True):
 
 
 def draw(seed: int, provider: str, store: str) -> Plan:
-    """Draw a life."""
+    """Draw a life; what happens to calls and what the provider does take turns, so that few lives meet everything."""
     dice = random.Random(f"{seed} {provider} {store}")
     plan = Plan(
         seed=seed,
@@ -93,7 +110,8 @@ def draw(seed: int, provider: str, store: str) -> Plan:
         by_file=dice.random() < 0.5,
         is_remote=dice.random() < 0.25,
         clears=dice.random() < 0.5,
-        behaviour=_behaviour(dice, provider),
+        restarts_in_apply=store == "postgres" and seed % 4 == 0,
+        behaviour=_behaviour(dice, provider, seed),
         attempts=_attempts(dice, store),
     )
     if provider == "gemini" and not plan.by_file:
@@ -106,7 +124,7 @@ def draw(seed: int, provider: str, store: str) -> Plan:
     return plan
 
 
-def _behaviour(dice: random.Random, provider: str) -> Behaviour:
+def _behaviour(dice: random.Random, provider: str, seed: int) -> Behaviour:
     faults: dict[str, Any] = {}
     rows = []
     for _ in range(dice.choice((0, 0, 1, 1, 2))):
@@ -114,22 +132,11 @@ def _behaviour(dice: random.Random, provider: str) -> Behaviour:
         rows.append({"kind": dice.choice(ROW_KINDS), "rows": picked, "batches": dice.choice((1, 1, 2, -1))})
     if rows:
         faults["rows"] = rows
-    odd = dice.choice(
-        [{}] * 8
-        + [
-            {"unknown_status": "reticulating"},
-            {"expire_after": dice.choice((0.0, 0.5, 0.8))},
-            {"cancel_after": dice.choice((0.0, 0.5, 0.8))},
-            {"failed_batches": 1},
-            {"token_limit_exceeded": 1},
-            {"shuffle": True},
-            {"torn_last_line": True},
-            {"crlf": True},
-            {"done_at_cancel": dice.choice((0.0, 0.5, 1.0))},
-        ]
-    )
-    faults |= odd
-    proxy = [_fault(dice, provider) for _ in range(dice.choice((0, 1, 1, 2, 3)))]
+    turn, is_odd = divmod(seed, 2)
+    if is_odd:
+        faults |= ODDITIES[turn % len(ODDITIES)]
+    kinds = [KINDS[seed % len(KINDS)], dice.choice(KINDS), dice.choice(KINDS)]
+    proxy = [_fault(dice, provider, kind) for kind in kinds[: dice.choice((1, 1, 2, 3))]]
     return Behaviour(
         progress=f"polls:{dice.choice((1, 1, 2, 4))}",
         faults=faults,
@@ -139,13 +146,16 @@ def _behaviour(dice: random.Random, provider: str) -> Behaviour:
     )
 
 
-def _fault(dice: random.Random, provider: str) -> Fault:
-    kind, route = dice.choice(KINDS), dice.choice(ROUTES[provider])
-    if (kind, route) == ("500_after", "synchronous"):
+def _fault(dice: random.Random, provider: str, kind: str) -> Fault:
+    routes = ROUTES[provider]
+    if kind == "reset_in_upload":
+        routes = tuple(each for each in routes if each in ("upload", "create"))
+    if kind == "500_after":
         # A provider that says 500 to a single call does not bill it.
-        kind = "html_502_after"
-    skip, times = dice.choice((0, 0, 0, 1, 2)), dice.choice((1, 1, 1, 2, 3, 7))
-    return Fault(kind=kind, route=route, skip=skip, times=times)
+        routes = tuple(each for each in routes if each != "synchronous")
+    # Each call that hangs is waited for.
+    times = (1, 1, 2) if kind in ("slow_loris", "stalled") else (1, 1, 1, 2, 3, 7)
+    return Fault(kind=kind, route=dice.choice(routes), skip=dice.choice((0, 0, 0, 1, 2)), times=dice.choice(times))
 
 
 def _attempts(dice: random.Random, store: str) -> list[Attempt]:

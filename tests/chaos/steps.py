@@ -27,6 +27,7 @@ class Steps:
         kill_at: int = 0,
         kill_after_write: int = 0,
         hold_at: int = 0,
+        hold_on: str = "",
         holds_outside: bool = True,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -37,6 +38,8 @@ class Steps:
         self._kill_at = kill_at
         self._kill_after_write = kill_after_write
         self._hold_at = hold_at
+        #: In the name of the step at which to hold.
+        self._hold_on = hold_on
         # Whoever holds a lock in its sleep stops everybody.
         self._holds_outside = holds_outside
         self._tell = tell
@@ -48,8 +51,9 @@ class Steps:
         if self.count == self._kill_at or (is_write and self.writes == self._kill_after_write):
             self._tell(f"killed {label}")
             os.kill(os.getpid(), signal.SIGKILL)
-        if self._hold_at and self.count >= self._hold_at and not (self.transactions and self._holds_outside):
-            self._hold_at = 0
+        is_place = self._hold_at and self.count >= self._hold_at
+        if (is_place or (self._hold_on and self._hold_on in label)) and not (self.transactions and self._holds_outside):
+            self._hold_at, self._hold_on = 0, ""
             self._tell(f"held {label}")
             os.kill(os.getpid(), signal.SIGSTOP)
 

@@ -1,0 +1,21 @@
+"""Whole lives on OpenAI under random faults, and a death at every place: made once, no row or answer lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos.short import STORES, check_deaths, check_lives
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_random_lives(store):
+    """Whatever comes together, the three figures are nothing."""
+    check_lives("openai", store)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_death_between_any_two_writes(store):
+    """The next attempt finishes what a worker left that died there, with the same three figures."""
+    check_deaths("openai", store)
