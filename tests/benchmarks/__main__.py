@@ -79,9 +79,9 @@ def main() -> None:
     found: list[Figure] = []
     for name, measure in all_sections.items():
         if options.only is None or name in options.only:
-            new = list(shown(measure(), console))
-            keep(options.out, new)
-            found += new
+            for figure in shown(measure(), console):
+                keep(options.out, [figure])
+                found.append(figure)
     console.print(table_of(found))
     if not is_quick:
         page.write(keep(options.out, []), REPOSITORY / "docs")

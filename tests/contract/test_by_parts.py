@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from airflow_raif.domain.errors import CanceledBatchError, InvalidBatchError, PartialBatchError
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.emulator.faults import HttpFault, RowFault
-from airflow_raif.services import row_files
+from airflow_raif.services import apply, row_files
 from airflow_raif.services.advance import advance_batch, advance_part
 from airflow_raif.services.apply import apply_part, apply_results
 from airflow_raif.services.cancel import cancel_batch
@@ -325,3 +327,15 @@ def test_results_that_are_gone_from_the_spool(runtime, store, tmp_path):
     with pytest.raises(InvalidBatchError, match=f"put {results_file(1)} back"):
         work(runtime, batch, 1, tmp_path)
     assert msgspec.structs.asdict(store.get_batch(batch.batch_id))["applied_at"] is None
+
+
+def test_few_parts_are_open_at_one_time(runtime, tmp_path, monkeypatch):
+    """Rows that lie in more parts than are held open are written in order all the same, and no file stays open."""
+    monkeypatch.setattr(apply, "MAX_OPEN_PARTS", 1)
+    batch = ended(runtime, MIXED)
+    assert len(batch.parts) == 3
+    fetch_batch_results(runtime, batch.batch_id)
+    found = read_rows(apply_results(runtime, batch.batch_id, folder(tmp_path / "out")).result_uri)
+    assert [(row["custom_id"], row["status"]) for row in found] == [(f"row {n}", "completed") for n in range(11)]
+    left = [path.readlink().name for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not [name for name in left if name.endswith(".results.jsonl")]
