@@ -22,16 +22,14 @@ def eighth(book: Book) -> str:
     for work, whose in (("fetch-openai", "OpenAI's"), ("fetch-anthropic", "Anthropic's")):
         for figure in book.of("warm", "CPU s", work):
             if figure.peer and figure.floor:
-                part = figure.peer / 8 / figure.floor
-                said.append(
-                    f"for {whose} results {figure.peer / figure.floor:.2g} times the floor, an eighth {part:.2g}"
-                )
+                times = figure.peer / figure.floor
+                said.append(f"{times:.2g} times the floor for {whose} results, so an eighth is {times / 8:.2g} of it")
     text = ""
     if said:
         text = (
-            f"**What eight times less would be.** common-ai takes {'; '.join(said)} of it. Below the floor there is no"
-            " program that reads these bytes with `httpx` and `msgspec`, let alone one that keeps a store, an order and"
-            " an account of every row."
+            f"**What eight times less would be.** common-ai takes {'; '.join(said)}. Below the floor is no program that"
+            " reads these bytes with `httpx` and `msgspec`, and little above it none that also keeps a store, an order"
+            " and an account of every row: that bar is missed, and for OpenAI's results nobody can hold it."
         )
     imports, cold = book.of("imports", "CPU s"), book.of("cold", "CPU s", "fetch-openai")
     if imports and cold and cold[0].peer:
