@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-import ssl
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -143,8 +142,6 @@ class Outage:
 def clock(monkeypatch):
     """One clock for operators, trigger, poller, transport and emulator."""
     moved = Clock()
-    # Loading the machine's certificates for each client would take most of the time.
-    monkeypatch.setattr(ssl, "create_default_context", lambda **_: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     monkeypatch.setattr(_waiting, "time", moved.time)
     monkeypatch.setattr(_waiting, "sleep", moved.sleep)
     monkeypatch.setattr(trigger_module, "time", moved.time)
@@ -153,7 +150,7 @@ def clock(monkeypatch):
     monkeypatch.setattr(runtime, "datetime", moved.datetime())
     monkeypatch.setattr(tenacity.nap, "time", moved)
     monkeypatch.setitem(HttpTransport.__init__.__kwdefaults__, "sleep", moved.sleep)
-    monkeypatch.setenv("AIRFLOW__RAIF__POLL_INTERVALS", "60,120,300,600,1800")
+    monkeypatch.setenv("AIRFLOW__RAIF__POLL_INTERVALS", "600,1800")
     monkeypatch.setenv("AIRFLOW__RAIF__MIN_DWELL_SECONDS", "10")
     return moved
 
@@ -272,8 +269,9 @@ def test_three_hours(provider, kind, shape, emulator, outage, clock, context, mo
         check(shape(provider, context, clock), emulator, provider, outage, creates=number)
 
 
-def test_three_hours_as_configured_by_default(emulator, outage, clock, context):
+def test_three_hours_as_configured_by_default(emulator, outage, clock, context, monkeypatch):
     """The task comes back every five minutes, and none of that is a try."""
+    monkeypatch.setenv("AIRFLOW__RAIF__POLL_INTERVALS", "60,120,300,600,1800")
     outage.begin("503", STAGES["submit"])
     check(one_task("openai", context, clock), emulator, "openai", outage, creates=1)
 
