@@ -1,0 +1,181 @@
+"""What operators share that submit requests: their arguments, and the submission, through outages and retries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk import BaseOperator
+
+from airflow_raif.operators import _waiting
+from airflow_raif.operators._ending import EndsItsBatch
+from airflow_raif.operators.requests import Requests, depend_on, open_requests
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_raif.domain.batch import Batch, Claim
+    from airflow_raif.domain.request import RequestDefaults
+    from airflow_raif.domain.rounds import RoundPolicy
+    from airflow_raif.services.runtime import Runtime
+
+
+class RequestsOperator(EndsItsBatch, BaseOperator):
+    """Arguments that describe requests, and starting a batch of them."""
+
+    template_fields: Sequence[str] = ("conn_id", "model", "endpoint", "batch_metadata")
+    #: Whether the task succeeds while its batch runs.
+    _leaves_batch_running = False
+
+    def __init__(
+        self,
+        *,
+        conn_id: str,
+        model: str,
+        requests: Requests,
+        endpoint: str = "",
+        system_prompt: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        output_type: Any = None,
+        request_params: dict[str, Any] | None = None,
+        batch_metadata: dict[str, Any] | None = None,
+        max_rounds: int = 2,
+        repeat_invalid_output: bool = False,
+        truncated_max_tokens: int | None = None,
+        synchronous_stragglers: int = 0,
+        on_input_change: Literal["refuse", "resubmit"] = "refuse",
+        deferrable: bool = True,
+        cancel_on_kill: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+        self.model = model
+        self.requests = requests
+        self.endpoint = endpoint
+        self.system_prompt = system_prompt
+        self.max_tokens = max_tokens
+        self.temperature = temperature
+        self.output_type = output_type
+        self.request_params = request_params
+        self.batch_metadata = batch_metadata
+        self.max_rounds = max_rounds
+        self.repeat_invalid_output = repeat_invalid_output
+        self.truncated_max_tokens = truncated_max_tokens
+        self.synchronous_stragglers = synchronous_stragglers
+        self.on_input_change: Literal["refuse", "resubmit"] = on_input_change
+        self.deferrable = deferrable
+        self.cancel_on_kill = cancel_on_kill
+        depend_on(self, requests)
+
+    def _defaults(self) -> RequestDefaults:
+        from airflow_raif.adapters.registry import split_model
+        from airflow_raif.domain.request import RequestDefaults
+
+        schema = self.output_type
+        if hasattr(schema, "model_json_schema"):
+            schema = schema.model_json_schema()
+        return RequestDefaults(
+            model=split_model(self.model)[1],
+            endpoint=self.endpoint,
+            system=self.system_prompt,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            output_schema=schema,
+            params=self.request_params,
+        )
+
+    def _round_policy(self) -> RoundPolicy:
+        from airflow_raif.domain.rounds import RoundPolicy
+
+        return RoundPolicy(
+            self.max_rounds, self.repeat_invalid_output, self.truncated_max_tokens, self.synchronous_stragglers
+        )
+
+    def _start(self, context: Context, *, is_again: bool = False) -> Batch:
+        """Create and submit the batch, or find the running one.
+
+        A provider that is away, and an earlier batch that is being canceled, are waited out, deferred.
+
+        :param is_again: the submission was begun before an outage; a batch that was canceled since is not replaced.
+        :raises TaskDeferred: see above.
+        """
+        from airflow_raif.domain.errors import BatchStoppingError, TransientProviderError
+        from airflow_raif.hooks.runtime import open_runtime
+
+        claim = self._begin(context)
+        patience = _waiting.Patience(
+            cancel_on_kill=self.cancel_on_kill, cancel_on_success=not self._leaves_batch_running
+        )
+        with open_runtime(self.conn_id, self.model, self._is_told_to_end) as runtime:
+            while True:
+                made = runtime.store.find_by_claim(claim)
+                if (
+                    is_again
+                    and made is not None
+                    and (made.is_cancel_requested or made.is_canceling or made.was_canceled)
+                ):
+                    return made
+                try:
+                    return self._start_or_resume(runtime, claim, context)
+                except BatchStoppingError as stopping:
+                    is_again = False
+                    old = runtime.store.get_batch(stopping.batch_id)
+                    if stopping.outage is not None:
+                        patience.pause(self, old, "execute_anew", stopping.outage)
+                    else:
+                        patience.wait_until_stopped(self, old, "execute_anew")
+                except TransientProviderError as error:
+                    made = runtime.store.find_by_claim(claim)
+                    if made is None:
+                        raise
+                    is_again = True
+                    patience.pause(self, made, "execute_again", error)
+
+    def _start_or_resume(self, runtime: Runtime, claim: Claim, context: Context) -> Batch:
+        from airflow_raif.hooks.runtime import open_batch_runtime
+        from airflow_raif.services.resume import resume_batch
+        from airflow_raif.services.start import start_batch
+
+        made = runtime.store.find_by_claim(claim)
+        if made is not None and (made.conn_id, made.provider) != (runtime.conn_id, runtime.adapter.name):
+            # Another connection is other input, and only the batch's own can cancel it.
+            with open_batch_runtime(made.batch_id, self._is_told_to_end) as (own, _):
+                resume_batch(own, claim, lambda: self.conn_id, on_input_change=self.on_input_change)
+        return start_batch(
+            runtime,
+            open_requests(self.requests, context),
+            defaults=self._defaults(),
+            claim=claim,
+            metadata=self.batch_metadata,
+            round_policy=self._round_policy(),
+            on_input_change=self.on_input_change,
+            on_batch=lambda batch: context["ti"].xcom_push(key="raif_batch_id", value=batch.batch_id),
+        )
+
+    def execute(self, context: Context) -> Any:
+        """Submit the batch, then do what the operator does with it."""
+        with _waiting.airflow_errors():
+            return self._go_on(self._start(context).batch_id, context)
+
+    def execute_anew(self, context: Context, event: dict[str, Any]) -> Any:
+        """Submit after an earlier batch has stopped."""
+        _waiting.check_event(event)
+        return self.execute(context)
+
+    def execute_again(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on with the submission after the provider was away; a batch that was canceled meanwhile stays that."""
+        _waiting.check_event(event)
+        with _waiting.airflow_errors():
+            return self._go_on(self._start(context, is_again=True).batch_id, context)
+
+    def _go_on(self, batch_id: str, context: Context) -> dict[str, Any]:
+        """Do what comes after the submission."""
+        raise NotImplementedError
+
+    def _find_batch_id(self, claim: Claim) -> str | None:
+        from airflow_raif.hooks.store import find_store
+
+        batch = find_store().find_by_claim(claim)
+        return None if batch is None else batch.batch_id
