@@ -137,7 +137,7 @@ def test_operators_and_what_airflow_keeps_of_them(name, provider, define, gatewa
     arguments = {"conn_id": f"{provider}_default", "model": MODELS[provider], "requests": ["a", "b"], "max_tokens": 500}
     run(BatchInferenceOperator(task_id="t", poll_interval=0.02, **arguments), context, leaks)
     context["ti"].map_index = 1
-    submitted = run(SubmitBatchOperator(task_id="s", deferrable=False, **arguments), context, leaks)
+    submitted = run(SubmitBatchOperator(task_id="s", **arguments), context, leaks)
     if submitted is not None:
         run(WaitForBatchSensor(task_id="w", batch=submitted, poll_interval=0.02), context, leaks)
         run(ApplyBatchResultsOperator(task_id="a", batch=submitted), context, leaks)
