@@ -268,7 +268,8 @@ def test_a_store_that_cannot_be_used(
     see_store(leaks, capsys)
     arguments = {"conn_id": "openai_default", "model": "gpt-5-nano", "requests": ["a"]}
     run(BatchInferenceOperator(task_id="t", **arguments), context, leaks)
-    trigger = BatchTrigger(conn_id="openai_default", batch_id="x", min_dwell=0, poll_intervals=[0.02], end_time=1e12)
+    values = {"min_dwell": 0, "poll_intervals": [0.02], "end_time": time.time() + 0.5}
+    trigger = BatchTrigger(conn_id="openai_default", batch_id="x", **values)
     leaks.see("event", asyncio.run(one_event(trigger)))
     leaks.see_logs(caplog.records)
     assert leaks.found() == []
