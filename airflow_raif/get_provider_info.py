@@ -25,7 +25,9 @@ def get_provider_info() -> dict[str, Any]:
         "connection-types": [
             _connection_type("raif_openai", "OpenAIBatchHook", "https://api.openai.com/v1", _OPENAI_FIELDS),
             _connection_type("raif_anthropic", "AnthropicBatchHook", "https://api.anthropic.com", _ANTHROPIC_FIELDS),
-            _connection_type("raif_gemini", "GeminiBatchHook", "https://generativelanguage.googleapis.com", {}),
+            _connection_type(
+                "raif_gemini", "GeminiBatchHook", "https://generativelanguage.googleapis.com", _QUEUE_FIELDS
+            ),
         ],
         "config": {"raif": {"description": "LLM batches.", "options": _OPTIONS}},
         "cli": ["airflow_raif.cli.get_commands"],
@@ -55,16 +57,28 @@ _COMMON_FIELDS = {
         "Bytes per request", "At most this many bytes in one request; the provider's limit if empty."
     ),
 }
+_QUEUE_FIELDS = {
+    name: _field(
+        f"Enqueued {what}",
+        f"At most this many {what} of a model are queued at once, parts beyond wait: a number, or one for each model"
+        ' as JSON, {"a-model": 1000}. Empty: what the provider refuses tells.',
+    )
+    for name, what in (("max_enqueued_tokens", "input tokens"), ("max_enqueued_requests", "requests"))
+}
 _OPENAI_FIELDS = {
+    "organization": _field("Organization", "OpenAI organization id that the usage is counted for."),
+    "project": _field("Project", "OpenAI project id that the usage is counted for."),
     "max_embedding_inputs": _number(
         "Embedding inputs per part", "At most this many texts to embed in one batch job; the provider's if empty."
     ),
-    "organization": _field("Organization", "OpenAI organization id that the usage is counted for."),
-    "project": _field("Project", "OpenAI project id that the usage is counted for."),
+    **_QUEUE_FIELDS,
 }
 _ANTHROPIC_FIELDS = {
     "anthropic_beta": _field("Beta features", "Value of the anthropic-beta header, such as output-300k-2026-03-24."),
     "anthropic_workspace_id": _field("Workspace", "Anthropic workspace id that the usage is counted for."),
+    "max_enqueued_requests": _number(
+        "Enqueued requests", "At most this many requests are queued at once, parts beyond wait; see your tier's limit."
+    ),
 }
 
 

@@ -90,6 +90,8 @@ class AnthropicAdapter(Adapter):
     }
     default_limits = Limits(max_requests=100_000, max_bytes=256 * 1000 * 1000, max_request_bytes=256 * 1000 * 1000)
     has_tag = False
+    # https://docs.anthropic.com/en/api/rate-limits: those of the Message Batches API are shared across all models.
+    has_queue_per_model = False
     # https://docs.anthropic.com/en/docs/build-with-claude/batch-processing
     results_kept = timedelta(days=29)
 

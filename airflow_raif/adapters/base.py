@@ -20,6 +20,7 @@ import msgspec
 from airflow_raif.adapters.redaction import Secrets
 from airflow_raif.adapters.text_form import encode_json
 from airflow_raif.domain.batch import PartState
+from airflow_raif.domain.queue import Quota
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import BatchStatus
@@ -47,6 +48,8 @@ class ConnectionSettings:
     timeout_seconds: float = 60.0
     #: Overrides of :class:`Limits` fields by name.
     limits: Mapping[str, int] = field(default_factory=dict)
+    #: ``max_enqueued_tokens`` and ``max_enqueued_requests``: a number, or one by model.
+    queue_limits: Mapping[str, int | Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # A key pasted with its line end is common, and h11 quotes a header with one in its error.
@@ -169,6 +172,8 @@ class Adapter(ABC):
     #: Limits by endpoint.
     default_limits: ClassVar[Limits]
     can_cancel: ClassVar[bool] = True
+    #: Whether the provider counts what is queued by model, not for all models together.
+    has_queue_per_model: ClassVar[bool] = True
     #: Whether a create carries a tag that a lookup can read back.
     has_tag: ClassVar[bool] = True
     #: Whether the list of batches is known to begin with the newest, so that a lookup may stop at older ones.
@@ -188,6 +193,16 @@ class Adapter(ABC):
     def limits(self) -> Limits:
         """The provider's limits with the connection's overrides."""
         return Limits(**{**self.default_limits.__dict__, **self.settings.limits})
+
+    def quota(self, model: str) -> Quota:
+        """Return what the connection says may be queued of a model at once."""
+
+        def limit(name: str) -> int | None:
+            found = self.settings.queue_limits.get(name)
+            return found.get(model) if isinstance(found, Mapping) else found
+
+        name = model if self.has_queue_per_model else ""
+        return Quota(name, limit("max_enqueued_tokens"), limit("max_enqueued_requests"))
 
     @property
     def base_url(self) -> str:

@@ -33,6 +33,7 @@ from airflow_raif.adapters.lookup import find_by_tag
 from airflow_raif.adapters.text_form import check_form, encode_json, merge_params
 from airflow_raif.domain.batch import Counts, PartState
 from airflow_raif.domain.errors import MalformedResponseError, TransientProviderError
+from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import BatchStatus
@@ -360,16 +361,22 @@ def _state(operation: _Operation) -> PartState:
     file = next((each.responses_file for each in outputs if each.responses_file), None)
     stats, error = metadata.batch_stats, operation.error
     error_code = (error.status or name_of_code(error.code)) if error else None
+    text = ": ".join(filter(None, (error_code, error.message))) if error else None
+    status = _status(operation, raw_status)
+    has_run = file is not None or (stats is not None and stats.successful_request_count > 0)
+    is_refused = status is BatchStatus.FAILED and error_code == "RESOURCE_EXHAUSTED" and not has_run
     return PartState(
         provider_batch_id=operation.name,
-        status=_status(operation, raw_status),
+        status=status,
         raw_status=raw_status or ("done" if operation.done else "unknown"),
         counts=Counts(stats.request_count, stats.successful_request_count, stats.failed_request_count)
         if stats
         else None,
         refs={"responses_file": file} if file else {},
-        error=": ".join(filter(None, (error_code, error.message))) if error else None,
+        error=text,
         error_code=error_code,
+        # The word stands for any quota, not only for that of the queue.
+        refusal=Refusal(text or "", is_certain=False) if is_refused else None,
         created_at=metadata.create_time,
         tag=metadata.display_name,
     )

@@ -5,7 +5,8 @@ Source: https://platform.openai.com/docs/api-reference/batch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -30,6 +31,7 @@ from airflow_raif.adapters.openai_results import read_row
 from airflow_raif.adapters.text_form import check_form, encode_json, merge_params
 from airflow_raif.domain.batch import Counts, PartState
 from airflow_raif.domain.errors import MalformedResponseError
+from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.result import EntryError, EntryResult
 from airflow_raif.domain.status import BatchStatus
@@ -297,10 +299,20 @@ def _state(batch: _Batch) -> PartState:
         refs=refs,
         error="; ".join(_error_text(each) for each in errors[:5]) or None,
         error_code=next((each.code for each in errors if each.code), None),
+        refusal=_refusal(errors) if status is BatchStatus.FAILED and batch.output_file_id is None else None,
         created_at=_time(batch.created_at),
         expires_at=_time(batch.expires_at),
         tag=(batch.metadata or {}).get(TAG),
     )
+
+
+def _refusal(errors: Iterable[_Error]) -> Refusal | None:
+    """https://platform.openai.com/docs/guides/batch#rate-limits: the enqueued tokens of a model."""
+    error = next((each for each in errors if each.code == "token_limit_exceeded"), None)
+    if error is None:
+        return None
+    limit = re.search(r"Limit: (\d[\d,]{0,14}) enqueued tokens", error.message or "")
+    return Refusal(_error_text(error), int(limit[1].replace(",", "")) or None if limit else None)
 
 
 def _error_text(error: _Error) -> str:

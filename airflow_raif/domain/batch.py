@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost, Usage
@@ -50,6 +51,8 @@ class PartState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: str | None = None
     #: The provider's code for why the whole of it failed.
     error_code: str | None = None
+    #: Set where the provider would not queue it: then it failed without a request of it being run.
+    refusal: Refusal | None = None
     created_at: datetime | None = None
     expires_at: datetime | None = None
     #: The tag our create put on it, where the provider carries one.
@@ -74,6 +77,8 @@ class Part(msgspec.Struct, kw_only=True):
     first_row: int | None = None
     #: Fingerprint of the input up to its end, by which an attempt that reads the input again knows it.
     digest: str | None = None
+    #: Set where its provider's queue is too small for it: it is to be divided into pieces of so many bytes.
+    piece_bytes: int | None = None
     #: When a create was about to be sent; set without ``provider_batch_id`` means: look it up first.
     intent_at: datetime | None = None
     #: The uploaded input, where the provider has one.
@@ -97,6 +102,11 @@ class Part(msgspec.Struct, kw_only=True):
     #: Where the results of its rows are, and since when, if they were applied by themselves.
     result_uri: str | None = None
     applied_at: datetime | None = None
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether it is to be sent as a batch job, and nobody has begun to."""
+        return self.status is BatchStatus.PENDING and self.intent_at is None and not self.is_synchronous
 
     @property
     def is_cancel_requested(self) -> bool:
@@ -143,6 +153,8 @@ class Batch(msgspec.Struct, kw_only=True):
     created_at: datetime
     #: When every row was spooled; before, parts that are whole may have been submitted, but it is not terminal.
     spooled_at: datetime | None = None
+    #: When somebody last asked to send parts of it that the provider's queue has no room for.
+    queued_at: datetime | None = None
     submitted_at: datetime | None = None
     ended_at: datetime | None = None
     results_fetched_at: datetime | None = None
@@ -161,6 +173,11 @@ class Batch(msgspec.Struct, kw_only=True):
     def is_sent(self) -> bool:
         """Whether a part of it is at the provider, or may be."""
         return any(part.provider_batch_id is not None or part.intent_at is not None for part in self.parts)
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether parts of it wait for room in the provider's queue, however long that takes."""
+        return self.queued_at is not None and any(part.is_unsent for part in self.parts)
 
     @property
     def is_cancel_requested(self) -> bool:

@@ -110,4 +110,4 @@ def _touched_at(batch: Batch) -> datetime:
         for at in (part.intent_at, part.submitted_at, part.polled_at, part.ended_at, part.results_fetched_at)
         if at is not None
     ]
-    return max(times, default=batch.created_at)
+    return max([*times, batch.queued_at or batch.created_at])

@@ -100,6 +100,8 @@ class AnthropicDialect:
             expires_at=now + DAY_SECONDS,
             row_count=count,
         )
+        if not self._state.enqueue(batch, count, settings.anthropic_max_queued_requests):
+            reject(429, "Number of batch requests in the processing queue would exceed your organization's rate limit")
         return self._reply(request, self._state.add_batch(batch))
 
     def _split(self, body: Path, rows: Path) -> int:

@@ -26,6 +26,11 @@ class Answer:
     reasoning_tokens: int
 
 
+def input_tokens(size: int) -> int:
+    """Return the input tokens of a request of some bytes."""
+    return count_tokens(size) + 7
+
+
 class Composer:
     """Makes answers; keeps compiled schemas."""
 
@@ -62,10 +67,10 @@ class Composer:
         tokens = count_tokens(len(text))
         if max_tokens and tokens > max_tokens:
             text, stop, tokens = text[: max_tokens * 4], "length", max_tokens
-        input_tokens = count_tokens(len(raw)) + 7
-        is_cached = cache_marked or input_tokens >= 1024
-        cached = input_tokens // 2 // 128 * 128 if is_cached and input_tokens >= 256 else 0
-        return Answer(text, stop, seed, input_tokens, cached, tokens, 64 * (1 + seed % 4) if reasons else 0)
+        taken = input_tokens(len(raw))
+        is_cached = cache_marked or taken >= 1024
+        cached = taken // 2 // 128 * 128 if is_cached and taken >= 256 else 0
+        return Answer(text, stop, seed, taken, cached, tokens, 64 * (1 + seed % 4) if reasons else 0)
 
 
 def _spoil(text: str, kind: str) -> tuple[str, Stop]:

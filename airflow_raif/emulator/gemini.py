@@ -12,10 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from airflow_raif.emulator.compose import Composer
+from airflow_raif.emulator.compose import Composer, input_tokens
 from airflow_raif.emulator.gemini_answers import BadRequestError, check_request
 from airflow_raif.emulator.gemini_batch import GeminiBatches, new_batch_id
 from airflow_raif.emulator.gemini_files import GeminiFiles
+from airflow_raif.emulator.results import read_lines
 from airflow_raif.emulator.state import DAY_SECONDS, Batch, EmulatorState, Tally
 from airflow_raif.emulator.wire import ApiError, Dialect, JsonResponse, read_limit, read_page_token, reject, save_body
 
@@ -24,6 +25,9 @@ _STATUSES = {
     400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
     429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
 }  # fmt: skip
+
+
+_QUEUE_IS_FULL = "You exceeded your current quota of enqueued batch tokens."
 
 
 class _Inline(msgspec.Struct):
@@ -89,11 +93,15 @@ class GeminiDialect:
     async def _create(self, request: Request) -> Response:
         model, endpoint = _model(request), request.url.path.rpartition(":")[2]
         if self._state.faults.take_count("token_limit_exceeded"):
-            reject(429, "You exceeded your current quota of enqueued batch tokens.")
+            reject(429, _QUEUE_IS_FULL)
         body_path = self._state.new_path()
         await save_body(request, body_path, self._state.settings.gemini_max_inline_bytes)
         batch = await run_in_threadpool(self._make_batch, body_path, model, endpoint)
         body_path.unlink()
+        if (limit := self._state.settings.gemini_max_enqueued_tokens) is not None:
+            tokens = sum(input_tokens(len(raw)) for raw in read_lines(batch.rows_path))
+            if not self._state.enqueue(batch, tokens, limit):
+                reject(429, _QUEUE_IS_FULL)
         return JsonResponse(self._batches.render(self._state.add_batch(batch)))
 
     def _make_batch(self, body_path: Path, model: str, endpoint: str) -> Batch:

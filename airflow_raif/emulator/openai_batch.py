@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from airflow_raif.emulator.compose import Composer
+from airflow_raif.emulator.compose import Composer, input_tokens
 from airflow_raif.emulator.openai_answers import OpenAIAnswers, RequestBody, dated_model, embedding_inputs
 from airflow_raif.emulator.results import ResultFiles
 from airflow_raif.emulator.schema_rules import malformed, openai_problem
@@ -33,6 +33,14 @@ class _ProblemError(Exception):
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.entry = {"code": code, "message": message, "param": param}
+
+
+def _queue_is_full(model: str, limit: int | None) -> _ProblemError:
+    return _ProblemError(
+        "token_limit_exceeded",
+        f"Enqueued token limit reached for {model} in organization org-emulated. Limit: {limit:,} enqueued tokens. "
+        "Please try again once some in_progress batches have been completed.",
+    )
 
 
 def is_unknown_model(model: str) -> bool:
@@ -87,19 +95,23 @@ class OpenAIBatches:
         try:
             self._check_whole(batch)
             seen: set[str] = set()
-            inputs = 0
+            inputs = tokens = 0
             with batch.rows_path.open("rb") as lines:
                 for line_number, raw in enumerate(lines, 1):
                     number = line_number
                     if raw.strip():
-                        inputs += self._check_line(batch, raw, seen)
+                        body, embedded = self._check_line(batch, raw, seen)
+                        inputs += embedded
+                        tokens += input_tokens(body)
             number = None
             if not seen:
                 raise _ProblemError("empty_batch", "The batch input file is empty.")
             if inputs > _MAX_EMBEDDING_INPUTS:
                 raise _ProblemError("invalid_request", "The batch has more than 50,000 embedding inputs.")
             batch.row_count = len(seen)
-            batch.model = dated_model(batch.model)
+            model, batch.model = batch.model, dated_model(batch.model)
+            if not self._state.enqueue(batch, tokens, limit := self._state.settings.openai_max_enqueued_tokens):
+                raise _queue_is_full(model, limit)
         except _ProblemError as problem:
             batch.errors = [{**problem.entry, "line": number}]
             batch.model = ""
@@ -107,17 +119,14 @@ class OpenAIBatches:
 
     def _check_whole(self, batch: Batch) -> None:
         if self._state.faults.take_count("token_limit_exceeded"):
-            raise _ProblemError(
-                "token_limit_exceeded",
-                "Enqueued token limit reached for gpt-5-nano in organization org-emulated. Limit: 2,000,000 enqueued "
-                "tokens. Please try again once some in_progress batches have been completed.",
-            )
+            raise _queue_is_full("gpt-5-nano", 2_000_000)
         if self._state.faults.take_count("failed_batches"):
             raise _ProblemError("invalid_request", "The batch failed for an emulated reason.")
         if batch.rows_path.stat().st_size > self._state.settings.openai_max_bytes:
             raise _ProblemError("invalid_request", "The batch input file is larger than the 200 MB maximum.")
 
-    def _check_line(self, batch: Batch, raw: bytes, seen: set[str]) -> int:
+    def _check_line(self, batch: Batch, raw: bytes, seen: set[str]) -> tuple[int, int]:
+        """Return the bytes of the line's body, and its embedding inputs."""
         try:
             line = self._lines.decode(raw)
         except msgspec.ValidationError as exc:
@@ -139,7 +148,7 @@ class OpenAIBatches:
             raise _ProblemError(
                 "invalid_url", "The URL provided for this request does not match the batch endpoint.", "url"
             )
-        return self._check_body(batch, line.body)
+        return len(line.body), self._check_body(batch, line.body)
 
     def _check_body(self, batch: Batch, raw: msgspec.Raw) -> int:
         try:

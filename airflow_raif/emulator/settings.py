@@ -62,3 +62,7 @@ class EmulatorSettings:
     anthropic_max_bytes: int = 256 * 1024 * 1024
     gemini_max_inline_bytes: int = 20 * 1024 * 1024
     gemini_max_file_bytes: int = 2 * 1024 * 1024 * 1024
+    #: Input tokens of a model, and requests of all models, that may be queued at once; ``None``: any number.
+    openai_max_enqueued_tokens: int | None = None
+    anthropic_max_queued_requests: int | None = None
+    gemini_max_enqueued_tokens: int | None = None

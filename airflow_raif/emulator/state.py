@@ -60,6 +60,8 @@ class Batch:
     expires_at: float
     status: str = "in_progress"
     row_count: int = 0
+    #: What it takes of its queue's quota until it ends: tokens, or requests.
+    queued: int = 0
     looks: int = 0
     looks_while_canceling: int = 0
     fraction: float = 0.0
@@ -133,6 +135,16 @@ class EmulatorState:
             self.batches[batch.provider][batch.id] = batch
             self.creates[batch.provider] += 1
         return batch
+
+    def enqueue(self, batch: Batch, amount: int, limit: int | None) -> bool:
+        """Take a batch into the queue of its model, unless that would hold more than its limit."""
+        with self.lock:
+            others = [each for each in self.batches[batch.provider].values() if each is not batch]
+            full = sum(each.queued for each in others if each.model == batch.model and not each.is_terminal)
+            if limit is not None and full + amount > limit:
+                return False
+            batch.queued = amount
+            return True
 
     def look(self, batch: Batch, check: Callable[[Batch], None], finish: Finish) -> Batch:
         """Count a look at a batch and move it on as far as it is.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from airflow_raif.adapters.base import ConnectionSettings
-from airflow_raif.adapters.registry import split_model
+from airflow_raif.adapters.registry import adapter_class, split_model
 from airflow_raif.domain.errors import ConfigurationError, ConnectionUnavailableError
 from airflow_raif.hooks.lookup import aget_connection, get_connection
 
@@ -34,6 +35,7 @@ _HEADERS = {
     "anthropic_beta": "anthropic-beta",
     "anthropic_workspace_id": "anthropic-workspace-id",
 }
+QUEUE_LIMIT_FIELDS = ("max_enqueued_tokens", "max_enqueued_requests")
 LIMIT_FIELDS = ("max_requests", "max_bytes", "max_request_bytes", "max_embedding_inputs")
 
 
@@ -102,6 +104,9 @@ def read_connection(connection: Connection, model: str | None = None) -> Resolve
         headers=headers,
         timeout_seconds=_number(connection, "timeout", extra.get("timeout") or kwargs.get("timeout") or 60, float),
         limits={name: _number(connection, name, extra[name], int) for name in LIMIT_FIELDS if extra.get(name)},
+        queue_limits={
+            name: _by_model(connection, provider, name, extra[name]) for name in QUEUE_LIMIT_FIELDS if extra.get(name)
+        },
     )
     return ResolvedConnection(settings, extra.get("model"))
 
@@ -164,6 +169,25 @@ def _number(connection: Connection, name: str, value: Any, kind: type[NumberT]) 
         return kind(value)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"connection {connection.conn_id} has the {name} {value!r}; give a number") from error
+
+
+def _by_model(connection: Connection, provider: str, name: str, value: Any) -> int | dict[str, int]:
+    """Read one number, or a mapping of models to numbers, which a form field holds as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"connection {connection.conn_id} has the {name} {value!r:.100}, which is no JSON: {error}"
+            ) from error
+    if isinstance(value, Mapping):
+        if not adapter_class(provider).has_queue_per_model:
+            raise ConfigurationError(
+                f"connection {connection.conn_id} has a {name} for each model, but {provider} queues all models"
+                " together; give one number"
+            )
+        return {str(model): _number(connection, f"{name} of {model}", each, int) for model, each in value.items()}
+    return _number(connection, name, value, int)
 
 
 def _not_found(conn_id: str, error: Exception) -> ConfigurationError:

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 MARGIN = timedelta(hours=1)
 #: The limits that providers set: at the least, at the most, and where they do not tell (Gemini's).
 SHORTEST_WINDOW, LONGEST_WINDOW, UNTOLD_WINDOW = timedelta(hours=24), timedelta(days=7), timedelta(hours=48)
+#: For how long after its last submission a batch waits in line for the provider's queue, in which others may be first.
+HELD_BACK_WINDOW = timedelta(days=7)
 #: Seconds a canceled batch gets to become terminal, so that what it finished can be fetched.
 CANCEL_GRACE_SECONDS = 3600
 #: What a canceled batch takes at the most (https://platform.openai.com/docs/guides/batch).
@@ -117,7 +119,7 @@ def check_event(event: Mapping[str, Any]) -> None:
 class Patience:
     """How long, how often and to what end an operator waits for a batch."""
 
-    #: Seconds from the first submission; ``None``: an hour after the provider's own limit.
+    #: Seconds from the first submission; ``None``: an hour after the provider's own limit, longer for what is held back.
     timeout: float | None = None
     poll_interval: float | None = None
     cancel_on_timeout: bool = True
@@ -129,6 +131,9 @@ class Patience:
         """Return when time is up, in Unix seconds."""
         if self.timeout is not None:
             return (batch.submitted_at or batch.created_at).timestamp() + self.timeout
+        if batch.is_held_back:
+            submitted = [part.submitted_at for part in batch.parts if part.submitted_at]
+            return (max(submitted, default=batch.created_at) + HELD_BACK_WINDOW).timestamp()
         ends = [part.submitted_at + _window(part) for part in batch.parts if part.submitted_at]
         return (max(ends, default=batch.created_at + UNTOLD_WINDOW) + MARGIN).timestamp()
 
@@ -184,7 +189,7 @@ class Patience:
                 if is_done(batch):
                     break
             left = self.end_time(batch) - time()
-            pause = intervals[min(attempt, len(intervals) - 1)]
+            pause = intervals[0 if batch.is_held_back else min(attempt, len(intervals) - 1)]
             sleep(min(pause, left) if left > 0 else pause)
         return batch
 

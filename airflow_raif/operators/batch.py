@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class SubmitBatchOperator(RequestsOperator):
     """Create a batch of requests and submit it; a retry or a clear finds the running batch and submits nothing.
 
-    Returns the batch's manifest.
+    Returns the batch's manifest. Parts that the provider's queue has no room for are ``pending`` in it; the sensor that
+    waits for the batch sends them as others end.
 
     :param conn_id: connection of type ``openai``, ``anthropic``, ``pydanticai``, ``raif_openai``, ``raif_anthropic``
         or ``raif_gemini``.
@@ -186,7 +187,8 @@ class BatchInferenceOperator(RequestsOperator):
     :param max_failed_fraction: the task fails if more of the entries failed, or all of them.
     :param poll_interval: seconds between polls; default: the schedule ``[raif] poll_intervals``.
     :param timeout: seconds from the first submission after which waiting ends and no round is opened any more;
-        default: an hour after the provider's own limit for each round (24 hours; Gemini's: 48).
+        default: an hour after the provider's own limit for each round (24 hours; Gemini's: 48), or 7 days after the
+        last submission while parts are held back because the provider's queue is full.
     :param cancel_on_timeout: cancel the batch when time is up, and apply what it finished before the task fails;
         otherwise the task fails and the batch goes on.
     """

@@ -33,7 +33,8 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
     :param deferrable: free the worker while waiting.
     :param poll_interval: seconds between polls; default: the schedule ``[raif] poll_intervals``.
     :param timeout: seconds from the first submission after which waiting ends and no round is opened any more;
-        default: an hour after the provider's own limit for each round (24 hours; Gemini's: 48).
+        default: an hour after the provider's own limit for each round (24 hours; Gemini's: 48), or 7 days after the
+        last submission while parts are held back because the provider's queue is full.
     :param cancel_on_timeout: cancel the batch when time is up, then go on waiting until it has stopped, so that what
         it finished can be applied.
     :param cancel_on_kill: cancel the batch when a user ends the waiting task, or its ``execution_timeout`` is over.

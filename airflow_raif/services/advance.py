@@ -13,7 +13,7 @@ from airflow_raif.services.rounds import has_round_left, open_round
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.share import Share, find_share
 from airflow_raif.services.stragglers import send_stragglers
-from airflow_raif.services.submit import submit_part, submit_pending
+from airflow_raif.services.submit import submit_parts, submit_pending
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,9 @@ def advance_batch(runtime: Runtime, batch_id: str, *, may_repeat: bool = True, m
         if not all(part.is_synchronous for part in pending):
             _submit(runtime, batch)
         batch = runtime.store.get_batch(batch_id) if pending else batch
+        if not batch.status.is_terminal and may_fetch and batch.is_held_back:
+            # Until its last part has had its turn, the provider may delete what the first ones finished.
+            return fetch_ended_parts(runtime, batch_id)
         if not batch.status.is_terminal or not may_fetch:
             return batch
         batch = fetch_ended_parts(runtime, batch_id)
@@ -84,8 +87,7 @@ def _submit_round(runtime: Runtime, batch: Batch, pending: Sequence[Part]) -> No
         for part in pending:
             if part.is_synchronous:
                 send_stragglers(runtime, batch, part)
-            else:
-                submit_part(runtime, batch, part)
+        submit_parts(runtime, batch, [part for part in pending if not part.is_synchronous])
     except (RejectedError, BatchNotFoundError) as error:
         _give_up_round(runtime, batch, error, [part.number for part in pending])
 

@@ -74,7 +74,8 @@ def look_up(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
     # In this order: a create that gets its reply meanwhile is seen as one of both.
     creates = [] if runtime.adapter.has_tag else runtime.store.open_creates(batch.provider, part.request_count)
     taken = runtime.store.known_provider_ids([state.provider_batch_id for state in found])
-    free = [state for state in found if state.provider_batch_id not in taken]
+    # What the provider refused to queue is nobody's: it was, or will be, sent again.
+    free = [state for state in found if state.provider_batch_id not in taken and state.refusal is None]
     if len(free) > 1:
         raise _ambiguous(batch, part, f"it may be any of {'; '.join(map(_described, free))}")
     if free and not free[0].status.is_terminal and (rivals := _rivals(free[0], batch, part, creates)):

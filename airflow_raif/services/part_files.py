@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from types import TracebackType
 from typing import IO, Self
 
 import msgspec
 
 from airflow_raif.adapters.base import Limits
+from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.wire_id import PREFIX_LENGTH, index_of
 from airflow_raif.spool.files import Folder, requests_file
 from airflow_raif.store import NewPart
@@ -31,6 +33,30 @@ def row_of(line: bytes) -> int | None:
     found = _decode_id(line)
     wire_id = found.custom_id or found.key
     return index_of(wire_id, wire_id[: PREFIX_LENGTH + 1])
+
+
+#: Entries moved into other parts by one statement.
+MOVE_CHUNK = 2000
+
+
+def moved_entries(folder: Folder, parts: Sequence[NewPart], draft: str) -> Iterator[list[tuple[int, int, int, int]]]:
+    """Give the files of new parts their names, and yield where each entry's request lies now, in chunks.
+
+    The store asks once nobody else can add the parts.
+
+    :param draft: what their names end with until then.
+    :return: index, part number, offset and length of each.
+    """
+    for part in parts:
+        folder.rename(requests_file(part.number) + draft, requests_file(part.number))
+        with folder.local_copy(requests_file(part.number)) as file:
+            lines = split_lines(iter(lambda: file.read(1 << 20), b""))
+            while chunk := list(islice(lines, MOVE_CHUNK)):
+                yield [
+                    (index, part.number, offset, len(line))
+                    for offset, line in chunk
+                    if (index := row_of(line)) is not None
+                ]
 
 
 @dataclass

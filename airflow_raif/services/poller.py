@@ -67,7 +67,7 @@ class SharedPoller:
     is_closed: bool = False
 
     async def wait(self, batch_id: str, intervals: Sequence[float] = DEFAULT_INTERVALS) -> BatchStatus:
-        """Wait until a batch is terminal; return its status.
+        """Wait until a batch is terminal, or parts of it that were held back may be sent, which is told as ``pending``.
 
         :raises AuthenticationError: the key is not accepted any more.
         :raises BatchNotFoundError: the provider does not know one of its parts.
@@ -125,30 +125,41 @@ class SharedPoller:
         now = monotonic()
         ripe = {batch_id: watch for batch_id, watch in self._watches.items() if watch.schedule.ripe_at <= now}
         statuses: Mapping[str, BatchStatus] = {}
-        answers = Answers()
+        answers, ready = Answers(), dict[str, bool]()
         try:
-            statuses, parts = await offload(self._read, {each: watch.schedule.due_at for each, watch in ripe.items()})
+            due_at = {each: watch.schedule.due_at for each, watch in ripe.items()}
+            statuses, queued, parts = await offload(self._read, due_at)
             answers = await ask(self.adapter, self.transport, parts)
             answers.failures |= {
                 each: BatchMissingError(f"the store knows no batch {each!r}") for each in ripe if each not in statuses
             }
             if answers.states:
-                statuses = {**statuses, **await offload(self._note, answers.states)}
+                news, refused = await offload(self._note, answers.states, parts)
+                statuses, queued = {**statuses, **news}, queued | refused
+            if queued:
+                ready = await offload(self.store.ready_batches, sorted(queued), self.adapter.quota, self.clock())
         except StoreError as error:
             log.warning("The store does not answer, polling again later: %s", error)
             answers = Answers(unanswered=set(ripe))
         self._rests_until = monotonic() + max(answers.pause, min(watch.schedule.rest for watch in ripe.values()))
-        await self._tell(list(ripe), statuses, answers)
+        await self._tell(list(ripe), statuses, answers, ready)
 
-    def _read(self, due_at: Mapping[str, float]) -> tuple[dict[str, BatchStatus], list[WaitingPart]]:
-        """Return what the store knows; who is overdue comes first, should there be time for a few only."""
-        statuses = self.store.statuses(list(due_at))
-        parts = self.store.waiting_parts([each for each, status in statuses.items() if not status.is_terminal])
-        return statuses, sorted(parts, key=lambda part: due_at[part.batch_id])
+    def _read(self, due_at: Mapping[str, float]) -> tuple[dict[str, BatchStatus], set[str], list[WaitingPart]]:
+        """Return what the store knows: statuses, batches that may be held back, and parts that run.
 
-    def _note(self, states: Mapping[int, PartState]) -> dict[str, BatchStatus]:
-        """Write down what the provider said; return the batches that are terminal now."""
-        return self.store.statuses(self._write(list(states.items())))
+        Who is overdue comes first, should there be time for a few only.
+        """
+        statuses, queued = self.store.statuses_and_queued(list(due_at))
+        open_ids = [each for each, status in statuses.items() if not status.is_terminal]
+        parts = self.store.waiting_parts(open_ids)
+        return statuses, queued.intersection(open_ids), sorted(parts, key=lambda part: due_at[part.batch_id])
+
+    def _note(
+        self, states: Mapping[int, PartState], parts: Sequence[WaitingPart]
+    ) -> tuple[dict[str, BatchStatus], set[str]]:
+        """Write down what the provider said; return the batches that are terminal now, and those it would not queue."""
+        refused = {part.batch_id for part in parts if part.id in states and states[part.id].refusal is not None}
+        return self.store.statuses(self._write(list(states.items()))), refused
 
     def _write(self, states: Sequence[tuple[int, PartState]]) -> list[str]:
         """Write states in one transaction, or in several if one cannot be written: that is to stop no other."""
@@ -163,7 +174,9 @@ class SharedPoller:
             half = len(states) // 2
             return self._write(states[:half]) + self._write(states[half:])
 
-    async def _tell(self, asked: Sequence[str], statuses: Mapping[str, BatchStatus], answers: Answers) -> None:
+    async def _tell(
+        self, asked: Sequence[str], statuses: Mapping[str, BatchStatus], answers: Answers, ready: Mapping[str, bool]
+    ) -> None:
         """Tell those whose wait is over, some at a time, and set when the others are asked about next."""
         now, stretch = monotonic(), pace()
         for number, batch_id in enumerate(asked):
@@ -174,6 +187,8 @@ class SharedPoller:
                 continue
             status, failure = statuses.get(batch_id), answers.failures.get(batch_id)
             outcome = status if status is not None and status.is_terminal else failure
+            if outcome is None and ready.get(batch_id):
+                outcome = BatchStatus.PENDING
             if outcome is not None:
                 # Told once: whoever asks from now on is told anew, and no further call is made for it.
                 del self._watches[batch_id]
@@ -181,4 +196,5 @@ class SharedPoller:
             elif batch_id in answers.unanswered:
                 watch.schedule.failed(now, stretch)
             elif batch_id not in answers.postponed:
-                watch.schedule.answered(now, stretch)
+                # For a batch that is held back room may come at any time.
+                watch.schedule.answered(now, stretch, backs_off=batch_id not in ready)

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import islice
 from typing import IO
 from uuid import uuid4
 
 import msgspec
 
-from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.request import EntryRequest
 from airflow_raif.domain.status import BatchStatus, FailureReason
-from airflow_raif.services.part_files import PartFiles, row_of
+from airflow_raif.services.part_files import PartFiles, moved_entries
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.share import Share
 from airflow_raif.spool.files import requests_file
 from airflow_raif.store import NewPart, PartRows, Repeat
 
 log = logging.getLogger(__name__)
-
-
-#: Entries moved into their new parts by one statement.
-MOVE_CHUNK = 2000
 
 
 def has_round_left(runtime: Runtime, batch: Batch, share: Share | None = None) -> bool:
@@ -64,7 +58,7 @@ def open_round(runtime: Runtime, batch: Batch, share: Share | None = None) -> bo
     if is_last:
         new = [msgspec.structs.replace(part, is_synchronous=True) for part in new]
     is_open = count > 0 and (is_last or not is_over)
-    moved = _moved(runtime, batch, new, draft)
+    moved = moved_entries(folder, new, draft)
     if not is_open or not runtime.store.open_round(batch, new, moved, share.part if share else None):
         for part in new:
             folder.remove(requests_file(part.number) + draft)
@@ -112,23 +106,3 @@ def _embedding_inputs(runtime: Runtime, line: bytes) -> int:
         return 1
     body = msgspec.json.decode(line).get("body")
     return runtime.adapter.count_embedding_inputs(EntryRequest(body=body))
-
-
-def _moved(
-    runtime: Runtime, batch: Batch, parts: list[NewPart], draft: str
-) -> Iterator[list[tuple[int, int, int, int]]]:
-    """Give the files their names, and yield where each entry's request lies now, in chunks, read off them.
-
-    The store asks once nobody else can open the round.
-    """
-    folder = runtime.folder(batch.batch_id)
-    for part in parts:
-        folder.rename(requests_file(part.number) + draft, requests_file(part.number))
-        with folder.local_copy(requests_file(part.number)) as file:
-            lines = split_lines(iter(lambda: file.read(1 << 20), b""))
-            while chunk := list(islice(lines, MOVE_CHUNK)):
-                yield [
-                    (index, part.number, offset, len(line))
-                    for offset, line in chunk
-                    if (index := row_of(line)) is not None
-                ]

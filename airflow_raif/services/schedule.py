@@ -51,9 +51,14 @@ class Schedule:
         """Seconds between two ticks, at the least."""
         return self.intervals[0] * SPREAD
 
-    def answered(self, now: float, stretch: float) -> None:
-        """Set the next poll; one that came early does not move the schedule on."""
-        if self._polls == 0 or now >= self.due_at:
+    def answered(self, now: float, stretch: float, *, backs_off: bool = True) -> None:
+        """Set the next poll; one that came early does not move the schedule on.
+
+        :param backs_off: whether the polls become rarer; otherwise the next comes after the first interval.
+        """
+        if not backs_off:
+            self._polls = 0
+        elif self._polls == 0 or now >= self.due_at:
             self._polls += 1
         self._failures = 0
         self._wait(now, self._interval * stretch)

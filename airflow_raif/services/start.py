@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_raif.domain.batch import Batch, Claim, Part
@@ -16,7 +16,7 @@ from airflow_raif.services.create import continue_batch, create_batch
 from airflow_raif.services.fingerprint import fingerprint_rows
 from airflow_raif.services.resume import OnInputChange, give_up, resume_batch
 from airflow_raif.services.runtime import Runtime
-from airflow_raif.services.submit import submit_part, submit_pending
+from airflow_raif.services.submit import submit_parts, submit_pending
 from airflow_raif.store import AttemptLostError
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def start_batch(
     on_input_change: OnInputChange = "refuse",
     on_batch: Callable[[Batch], object] = lambda _: None,
 ) -> Batch:
-    """Return the claim's batch, every part of it submitted.
+    """Return the claim's batch, every part of it submitted that the provider's queue has room for.
 
     A batch that one part holds is read whole before it is submitted; of a larger one each part is submitted as soon as
     it is whole. If such an attempt breaks off, the next one reads the input again and goes on after those parts. If it
@@ -86,16 +86,20 @@ def start_batch(
 
 @dataclass
 class _Sender:
-    """Submits parts while the input is still read; if the provider does not answer, the others wait for its end."""
+    """Submits parts while the input is still read; if the provider does not answer, the others wait for its end.
+
+    Parts that are held back come first with the next part that is whole.
+    """
 
     runtime: Runtime
     is_away: bool = False
+    _held: list[Part] = field(default_factory=list)
 
     def __call__(self, batch: Batch, part: Part) -> None:
         if self.is_away or part.status is not BatchStatus.PENDING:
             return
         try:
-            submit_part(self.runtime, batch, part)
+            self._held = submit_parts(self.runtime, batch, [*self._held, part])
         except TransientProviderError as error:
             self.is_away = True
             log.warning("Batch %s is read to its end before the next try to submit it: %s", batch.batch_id, error)

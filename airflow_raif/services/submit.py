@@ -14,12 +14,15 @@ from airflow_raif.domain.errors import (
     BatchNotFoundError,
     InvalidBatchError,
     MalformedResponseError,
+    RateLimitedError,
     RejectedError,
     TransientProviderError,
     UnavailableError,
 )
+from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.cancel import stop_part, tell_to_stop
+from airflow_raif.services.divide import divide_parts, is_to_be_divided
 from airflow_raif.services.find import find_part, look_up, may_be_sent, not_listed
 from airflow_raif.services.runtime import Runtime
 
@@ -30,10 +33,11 @@ BLOCK_BYTES = 64 * 1024
 
 
 def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
-    """Send every part of a batch that has not been sent.
+    """Send every part of a batch that has not been sent and that the provider's queue has room for, first come first.
 
-    A part whose intent was recorded by an earlier attempt is looked up at the provider first: one match is adopted,
-    none is sent again. What is canceled meanwhile is not sent, or told to stop.
+    What is held back stays pending, and so does what the provider refuses for now: whoever waits for the batch sends it
+    later. A part whose intent was recorded by an earlier attempt is looked up at the provider first: one match is
+    adopted, none is sent again. What is canceled meanwhile is not sent, or told to stop.
 
     :raises InvalidBatchError: nothing of it is pending, or it was never spooled whole.
     :raises AmbiguousSubmitError: whether the provider has the part already cannot be told; it was not sent again.
@@ -49,33 +53,57 @@ def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
 
 
 def submit_pending(runtime: Runtime, batch: Batch) -> Batch:
-    """Send every part that has not been sent, if there is any; as :func:`submit_batch`."""
-    for part in filter(_is_pending, batch.parts):
-        submit_part(runtime, batch, part)
-    return runtime.store.get_batch(batch.batch_id)
+    """Send every part that has not been sent and has room, if there is any; as :func:`submit_batch`."""
+    while True:
+        batch = divide_parts(runtime, batch)
+        held = submit_parts(runtime, batch, list(filter(_is_pending, batch.parts)))
+        batch = runtime.store.get_batch(batch.batch_id)
+        if not any(map(is_to_be_divided, batch.parts)):
+            break
+    if held:
+        log.info("Batch %s: %s parts wait for room in the queue of %s", batch.batch_id, len(held), batch.provider)
+    return batch
 
 
 def _is_pending(part: Part) -> bool:
     return part.status is BatchStatus.PENDING and not part.is_synchronous
 
 
-def submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
-    """Send one part, or adopt what an earlier attempt made of it; raises as :func:`submit_batch`."""
+def submit_parts(runtime: Runtime, batch: Batch, parts: Iterable[Part]) -> list[Part]:
+    """Send parts in their order; return those that are held back. Raises as :func:`submit_batch`."""
+    held: list[Part] = []
+    full: set[str] = set()
+    for part in parts:
+        queue = runtime.adapter.quota(part.model).model
+        is_behind = queue in full and part.intent_at is None
+        if is_behind or not _submit_part(runtime, batch, part):
+            full.add(queue)
+            held.append(part)
+    return held
+
+
+def _submit_part(runtime: Runtime, batch: Batch, part: Part) -> bool:
+    """Send one part, or adopt what an earlier attempt made of it; False: it is held back."""
     if part.is_cancel_requested:
         stop_part(runtime, batch, part)
-        return
+        return True
     try:
-        _submit_part(runtime, batch, part)
+        return _send_part(runtime, batch, part)
     except UnavailableError:
-        if runtime.store.get_batch(batch.batch_id).parts[part.number].status is not BatchStatus.CANCELED:
+        now = runtime.store.get_batch(batch.batch_id).parts
+        if not any(each.id == part.id and each.status is BatchStatus.CANCELED for each in now):
             raise
         log.info("Part %s of batch %s was canceled before it was sent", part.number, batch.batch_id)
+        return True
 
 
-def _submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
+def _send_part(runtime: Runtime, batch: Batch, part: Part) -> bool:
     store, adapter = runtime.store, runtime.adapter
     state = _resume(runtime, batch, part) if part.intent_at is not None else None
     if state is None:
+        # Asked before the upload too, since what waits for days would be lost there.
+        if not store.may_send(part.id, adapter.quota(part.model), runtime.clock()):
+            return False
         spooled = runtime.spooled_part(batch, part)
         was_uploaded_before = part.input_ref is not None
         if part.input_ref is None:
@@ -91,13 +119,15 @@ def _submit_part(runtime: Runtime, batch: Batch, part: Part) -> None:
             # Providers delete uploads after a while (Gemini: 48 hours, https://ai.google.dev/gemini-api/docs/files).
             log.info("Part %s of batch %s was refused; uploading its requests anew", part.number, batch.batch_id)
             part.input_ref = part.intent_at = None
-            _submit_part(runtime, batch, part)
-            return
+            return _send_part(runtime, batch, part)
+    if state is None:
+        return False
     _record(runtime, batch, part, state)
     log.info(
         "Submitted part %s of batch %s as %s: %s requests, %s bytes",
         part.number, batch.batch_id, state.provider_batch_id, part.request_count, part.request_bytes,
     )  # fmt: skip
+    return True
 
 
 def _record(runtime: Runtime, batch: Batch, part: Part, state: PartState) -> None:
@@ -116,10 +146,16 @@ def _resume(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
     return found
 
 
-def _create(runtime: Runtime, batch: Batch, part: Part, spooled: SpooledPart) -> PartState:
+def _create(runtime: Runtime, batch: Batch, part: Part, spooled: SpooledPart) -> PartState | None:
+    """Create the part at the provider; ``None``: its queue has no room."""
     runtime.check_going_on()
+    quota = runtime.adapter.quota(part.model)
     part.intent_at = runtime.clock()
-    if not runtime.store.record_intent(part.id, part.intent_at):
+    is_noted = runtime.store.record_intent(part.id, part.intent_at, quota)
+    if is_noted is None:
+        part.intent_at = None
+        return None
+    if not is_noted:
         raise UnavailableError(
             f"part {part.number} of batch {batch.batch_id} was submitted, or is being submitted, by another attempt of"
             " the task; retry it: it goes on with what the other made",
@@ -128,6 +164,12 @@ def _create(runtime: Runtime, batch: Batch, part: Part, spooled: SpooledPart) ->
     in_time = _InTime(runtime.transport, lambda: _check_time(runtime, batch, part))
     try:
         return runtime.adapter.create(in_time, spooled, part.input_ref)
+    except RateLimitedError as error:
+        refusal = Refusal(str(error), is_certain=False, retry_after=error.retry_after)
+        runtime.store.refuse_create(part.id, part.intent_at, quota, refusal, runtime.clock())
+        part.intent_at = None
+        log.warning("Part %s of batch %s is held back: %s", part.number, batch.batch_id, error)
+        return None
     except (AuthenticationError, RejectedError, BatchNotFoundError):
         runtime.store.clear_intent(part.id, part.intent_at)
         raise

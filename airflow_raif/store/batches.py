@@ -98,10 +98,13 @@ def mark_applied(connection: Connection, batch: Batch, result_uri: str, at: date
     return bool(connection.execute(update(batch_table).where(*where).values(values)).rowcount)
 
 
-def statuses(connection: Connection, batch_ids: Sequence[str]) -> dict[str, BatchStatus]:
-    """Return the status of each batch."""
-    columns, found = batch_table.c, dict[str, BatchStatus]()
+def statuses(connection: Connection, batch_ids: Sequence[str]) -> tuple[dict[str, BatchStatus], set[str]]:
+    """Return the status of each batch, and those that were ever held back."""
+    columns, found, queued = batch_table.c, dict[str, BatchStatus](), set[str]()
     for chunk in chunks(batch_ids):
-        statement = select(columns.batch_id, columns.status).where(among(columns.batch_id, chunk))
-        found |= {batch_id: BatchStatus(status) for batch_id, status in connection.execute(statement)}
-    return found
+        statement = select(columns.batch_id, columns.status, columns.queued_at).where(among(columns.batch_id, chunk))
+        for batch_id, status, queued_at in connection.execute(statement):
+            found[batch_id] = BatchStatus(status)
+            if queued_at is not None:
+                queued.add(batch_id)
+    return found, queued

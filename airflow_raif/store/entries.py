@@ -44,11 +44,9 @@ _SET_UNPAID = ", ".join(
         for name in _RESULT_COLUMNS
     ]
 )
+_SET_PLACE = ", ".join(f"{name} = {{{name}}}" for name in ("part_number", "request_offset", "request_length"))
 #: What was paid for stays known, also what came with an earlier part than the last.
-_SET_MOVED = (
-    "status = 'pending', reason = NULL, error = NULL, is_repeatable = '0', part_number = {part_number},"
-    " request_offset = {request_offset}, request_length = {request_length}, "
-) + ", ".join(
+_SET_MOVED = f"status = 'pending', reason = NULL, error = NULL, is_repeatable = '0', {_SET_PLACE}, " + ", ".join(
     f"{name} = CASE WHEN NOT {_WAS_UNPAID} OR raif_entry.result_part <> raif_entry.part_number"
     f" THEN raif_entry.{name} END"
     for name in ("result_part", "result_offset", "result_length")
@@ -245,6 +243,12 @@ def move(connection: Connection, batch_key: int, moved: Sequence[Moved]) -> int:
     """Make failed entries pending in other parts; an answer that was paid for stays known until a better one comes."""
     new = bulk.Values(connection, _MOVED_COLUMNS, [(batch_key, *each) for each in moved])
     return new.update(_SET_MOVED, _IS_ENTRY + "'failed'")
+
+
+def divide(connection: Connection, batch_key: int, part_number: int, moved: Sequence[Moved]) -> None:
+    """Put pending entries of a part into others."""
+    new = bulk.Values(connection, _MOVED_COLUMNS, [(batch_key, *each) for each in moved])
+    new.update(_SET_PLACE, f"{_IS_ENTRY}'pending' AND raif_entry.part_number = {part_number:d}")
 
 
 def page(connection: Connection, batch_key: int, start: int, size: int, rows: PartRows | None = None) -> list[EntryRow]:

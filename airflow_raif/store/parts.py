@@ -12,7 +12,9 @@ from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, 
 
 from airflow_raif.domain.batch import CANCEL_REQUESTED, Batch, Part, PartState, says_canceling
 from airflow_raif.domain.errors import InvalidBatchError
+from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.status import TERMINAL, BatchStatus, can_move, combine
+from airflow_raif.store import queue
 from airflow_raif.store.records import NewPart, WaitingPart, chunks, kept_text, part_of
 from airflow_raif.store.tables import among
 from airflow_raif.store.tables import batch as batch_table
@@ -20,7 +22,7 @@ from airflow_raif.store.tables import part as part_table
 
 #: What a provider tells of a part again and again.
 _TOLD_NAMES = ("status", "raw_status", "counts", "refs", "error", "error_code", "expires_at")
-_TOLD = [part_table.c[name] for name in ("id", "batch_key", *_TOLD_NAMES)]
+_TOLD = [part_table.c[name] for name in ("id", "batch_key", "provider_batch_id", *_TOLD_NAMES)]
 
 
 def add(connection: Connection, batch_key: int, new: NewPart) -> Part:
@@ -76,6 +78,24 @@ def mark_applied(
     )
 
 
+def retire(connection: Connection, batch: Batch, part: Part, at: datetime) -> bool:
+    """End a part that is too large, so that others take its place.
+
+    :return: False: it was sent, canceled or divided since ``batch`` was read.
+    """
+    columns = part_table.c
+    count = select(func.count()).where(columns.batch_key == batch.id).scalar_subquery()
+    statement = update(part_table).where(
+        columns.id == part.id,
+        columns.status == BatchStatus.PENDING.value,
+        columns.piece_bytes.is_not(None),
+        columns.intent_at.is_(None),
+        count == len(batch.parts),
+    )
+    values = {"status": BatchStatus.FAILED.value, "raw_status": "divided", "error": None, "ended_at": at}
+    return bool(connection.execute(statement.values(**values, request_count=0, results_fetched_at=at)).rowcount)
+
+
 def submitted(connection: Connection, part_id: int, state: PartState, at: datetime) -> bool:
     """Write a part's id at the provider, once, and what it said along with it; return whether the part is to stop."""
     where = part_table.c.id == part_id
@@ -92,7 +112,9 @@ def submitted(connection: Connection, part_id: int, state: PartState, at: dateti
             " provider"
         )
     status = state.status if state.status is not BatchStatus.PENDING else BatchStatus.SUBMITTED
-    values = _said(state) | {
+    # Whatever it was refused for before is over.
+    values = {"error": None, "error_code": None} | _said(state)
+    values |= {
         "polled_at": at,
         "provider_batch_id": state.provider_batch_id,
         "status": status.value,
@@ -201,26 +223,47 @@ def record_states(connection: Connection, states: Mapping[int, PartState], at: d
     """
     moved: set[int] = set()
     over: set[int] = set()
+    ended: list[int] = []
+    refused: list[tuple[int, Refusal]] = []
     for ids in chunks(sorted(states)):
         #: By the names of what changed, so that each group is one prepared statement.
         changed: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
         statement = select(*_TOLD).where(among(part_table.c.id, ids)).order_by(part_table.c.id).with_for_update()
-        for part_id, batch_key, *values in connection.execute(statement):
-            known = dict(zip(_TOLD_NAMES, values, strict=True))
+        for part_id, batch_key, provider_batch_id, *values in connection.execute(statement):
+            known, state = dict(zip(_TOLD_NAMES, values, strict=True)), states[part_id]
             status = BatchStatus(known["status"])
-            if not status.is_terminal:
-                news = _news(status, known, states[part_id])
+            if _is_of_another_create(provider_batch_id, state):
+                continue
+            if not status.is_terminal and state.refusal is not None:
+                refused.append((part_id, state.refusal))
+                moved.add(batch_key)
+                over.add(batch_key)
+            elif not status.is_terminal:
+                news = _news(status, known, state)
                 if "status" in news:
                     moved.add(batch_key)
                     status = BatchStatus(news["status"])
                     news["ended_at"] = at if status.is_terminal else None
+                    ended += [part_id] if status.is_terminal else []
                 changed[tuple(news)].append({"key": part_id, "polled_at": at, **news})
             if status.is_terminal:
                 over.add(batch_key)
         for rows in changed.values():
             connection.execute(update(part_table).where(part_table.c.id == bindparam("key")), rows)
+    if refused:
+        for keys in chunks(sorted(moved)):
+            _lock_batches(connection, keys)
+        for part_id, refusal in refused:
+            queue.refuse(connection, part_id, refusal, at)
     update_batches(connection, moved, at)
+    queue.free(connection, ended)
     return _terminal(connection, over)
+
+
+def _is_of_another_create(provider_batch_id: str | None, state: PartState) -> bool:
+    """Whether a state comes late: of a create that was refused, after which the part waits, or was sent, again."""
+    is_waiting = provider_batch_id is None and bool(state.provider_batch_id)
+    return is_waiting or (state.refusal is not None and provider_batch_id != state.provider_batch_id)
 
 
 def _news(current: BatchStatus, known: Mapping[str, Any], state: PartState) -> dict[str, Any]:
@@ -254,7 +297,7 @@ def update_batches(connection: Connection, keys: Collection[Any], at: datetime) 
     """Write what follows for batches whose parts' statuses changed."""
     columns = part_table.c
     for chunk in chunks(sorted(keys)):
-        whole = _lock_batches(connection, chunk)
+        known = _lock_batches(connection, chunk)
         parts: dict[int, list[Any]] = {key: [] for key in chunk}
         statement = select(columns.batch_key, columns.status, columns.error).where(among(columns.batch_key, chunk))
         for row in connection.execute(statement.order_by(columns.number)):
@@ -263,9 +306,13 @@ def update_batches(connection: Connection, keys: Collection[Any], at: datetime) 
         over: list[dict[str, Any]] = []
         for key, rows in parts.items():
             status = combine(BatchStatus(row.status) for row in rows)
-            if status.is_terminal and key not in whole:
+            current, is_whole = known[key]
+            if status.is_terminal and not is_whole:
                 # More parts are to come.
                 status = BatchStatus.IN_PROGRESS
+            if not can_move(current, status):
+                # A part that was refused is pending again.
+                status = current
             if status.is_terminal:
                 error = next((row.error for row in rows if row.error), None)
                 over.append({"key": key, "status": status.value, "ended_at": at, "error": error})
@@ -276,11 +323,15 @@ def update_batches(connection: Connection, keys: Collection[Any], at: datetime) 
             connection.execute(update(batch_table).where(*where), values)
 
 
-def _lock_batches(connection: Connection, keys: Sequence[int]) -> set[int]:
-    """Lock batches before their parts are read, so that the later of two writers sees both; return the whole ones."""
+def _lock_batches(connection: Connection, keys: Sequence[int]) -> dict[int, tuple[BatchStatus, bool]]:
+    """Lock batches before their parts are read, so that the later of two writers sees both.
+
+    :return: their status, and whether they are whole.
+    """
     columns = batch_table.c
-    statement = select(columns.id, columns.spooled_at).where(among(columns.id, keys)).order_by(columns.id)
-    return {row.id for row in connection.execute(statement.with_for_update()) if row.spooled_at is not None}
+    statement = select(columns.id, columns.status, columns.spooled_at).where(among(columns.id, keys))
+    rows = connection.execute(statement.order_by(columns.id).with_for_update())
+    return {row.id: (BatchStatus(row.status), row.spooled_at is not None) for row in rows}
 
 
 def _terminal(connection: Connection, keys: Collection[int]) -> list[str]:

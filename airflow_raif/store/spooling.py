@@ -73,9 +73,9 @@ def give_up(connection: Connection, batch_id: str, at: datetime) -> bool:
 def discard(connection: Connection, batch_id: str) -> bool:
     """Delete a batch that is not whole and of which nothing was sent; return whether there was one."""
     # Both are held until the end, so that nobody adds a part or begins to send one meanwhile.
-    where = (_batch.batch_id == batch_id, _batch.spooled_at.is_(None))
-    key = connection.scalar(select(_batch.id).where(*where).with_for_update())
-    connection.execute(select(part_table.c.id).where(part_table.c.batch_key == key).with_for_update())
+    mine = select(_batch.id).where(_batch.batch_id == batch_id, _batch.spooled_at.is_(None))
+    connection.execute(select(part_table.c.id).where(part_table.c.batch_key.in_(mine)).with_for_update())
+    key = connection.scalar(mine.with_for_update())
     if key is None or batches.get(connection, batch_id).is_sent:
         return False
     for table in (entry_table, part_table):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, Claim, Part, PartState
+from airflow_raif.domain.queue import Quota, Refusal
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.store import batches, browse, entries, parts, spooling, sweeps
+from airflow_raif.store import batches, browse, entries, parts, queue, spooling, sweeps
 from airflow_raif.store.entry_store import EntryStore
 from airflow_raif.store.records import (
     ClaimTakenError,
@@ -112,6 +113,11 @@ class Store(EntryStore):
     def statuses(self, batch_ids: Sequence[str]) -> dict[str, BatchStatus]:
         """Return the status of each batch."""
         with self._transaction() as connection:
+            return batches.statuses(connection, batch_ids)[0]
+
+    def statuses_and_queued(self, batch_ids: Sequence[str]) -> tuple[dict[str, BatchStatus], set[str]]:
+        """Return the status of each batch, and those that were ever held back for the provider's queue."""
+        with self._transaction() as connection:
             return batches.statuses(connection, batch_ids)
 
     # Commands and pages
@@ -200,12 +206,15 @@ class Store(EntryStore):
         with self._transaction() as connection:
             connection.execute(update(part_table).where(part_table.c.id == part_id).values(input_ref=input_ref))
 
-    def record_intent(self, part_id: int, at: datetime) -> bool:
-        """Note that a create is about to be sent.
+    def record_intent(self, part_id: int, at: datetime, quota: Quota | None = None) -> bool | None:
+        """Note that a create is about to be sent, and take the room in the provider's queue that it needs.
 
-        :return: False: somebody else noted it first, or the part was submitted or canceled.
+        :return: False: somebody else noted it first, or the part was submitted or canceled; ``None``: there is no room,
+            or others are before it.
         """
         with self._transaction() as connection:
+            if quota is not None and not queue.may_send(connection, part_id, quota, at):
+                return None
             statement = update(part_table).where(
                 part_table.c.id == part_id,
                 part_table.c.status == BatchStatus.PENDING.value,
@@ -304,6 +313,38 @@ class Store(EntryStore):
                 .where(part_table.c.id == part.id, part_table.c.results_fetched_at.is_(None))
                 .values(**entries.part_sums(connection, batch.id, part.number), results_fetched_at=at)
             )
+
+    # Queues
+
+    def may_send(self, part_id: int, quota: Quota, at: datetime) -> bool:
+        """Whether there is room for a pending part and nobody before it; otherwise its batch is in line from now on."""
+        with self._transaction() as connection:
+            return queue.may_send(connection, part_id, quota, at)
+
+    def ready_batches(
+        self, batch_ids: Sequence[str], quota_of: Callable[[str], Quota], at: datetime
+    ) -> dict[str, bool]:
+        """Return the batches that have parts to send, and whether one of them may be sent now; keep their places."""
+        with self._transaction() as connection:
+            return queue.ready(connection, batch_ids, quota_of, at)
+
+    def refuse_create(self, part_id: int, intent_at: datetime, quota: Quota, refusal: Refusal, at: datetime) -> None:
+        """Note that the provider refused, for now, the create whose intent was recorded at this time."""
+        with self._transaction() as connection:
+            queue.refuse_create(connection, part_id, intent_at, quota, refusal, at)
+
+    def divide_part(
+        self, batch: Batch, part: Part, new: Sequence[NewPart], moved: Iterable[Sequence[entries.Moved]], at: datetime
+    ) -> bool:
+        """Let smaller parts take the place of one that is too large; False: it is not there to be divided any more."""
+        with self._transaction() as connection:
+            if not parts.retire(connection, batch, part, at):
+                return False
+            for each in new:
+                parts.add(connection, batch.id, each)
+            for chunk in moved:
+                entries.divide(connection, batch.id, part.number, chunk)
+            return True
 
     def _update_batch(self, batch_id: str, **values: object) -> None:
         with self._transaction() as connection:

@@ -1,4 +1,4 @@
-"""The tables: raif_batch, raif_part, raif_entry. No payload is in them, only where it lies in the spool."""
+"""The tables: raif_batch, raif_part, raif_entry, raif_queue. No payload is in them, only where it lies in the spool."""
 
 from __future__ import annotations
 
@@ -107,6 +107,7 @@ batch = Table(
     Column("error", Text),
     Column("created_at", UtcDateTime, nullable=False, index=True),
     Column("spooled_at", UtcDateTime),
+    Column("queued_at", UtcDateTime),
     Column("submitted_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
     Column("results_fetched_at", UtcDateTime),
@@ -137,6 +138,7 @@ part = Table(
     Column("request_count", BigInteger, nullable=False),
     Column("request_bytes", BigInteger, nullable=False),
     Column("digest", String(32)),
+    Column("piece_bytes", BigInteger),
     Column("intent_at", UtcDateTime),
     Column("input_ref", String(500)),
     Column("counts", JSON(none_as_null=True)),
@@ -157,6 +159,18 @@ part = Table(
     Column("applied_at", UtcDateTime),
     Index("uq_raif_part_batch_key_number", "batch_key", "number", unique=True),
     sqlite_autoincrement=True,
+)
+
+#: What is known of a provider's queue for a connection and a model, or for all models (``""``) of a connection.
+queue = Table(
+    "raif_queue",
+    metadata,
+    Column("conn_id", String(250), primary_key=True),
+    Column("model", String(250), primary_key=True),
+    Column("max_tokens", BigInteger),
+    Column("learnt_at", UtcDateTime),
+    Column("refusals", Integer, nullable=False, server_default="0"),
+    Column("held_until", UtcDateTime),
 )
 
 entry = Table(

@@ -26,9 +26,10 @@ _ARGUMENTS = (
 
 
 class BatchTrigger(BaseTrigger):
-    """Wait until a batch is terminal.
+    """Wait until a batch is terminal, or parts of it that were held back may be sent.
 
-    The event is ``{"status", "batch_id", "message"}`` with a terminal batch status, ``timeout`` or ``error``.
+    The event is ``{"status", "batch_id", "message"}`` with a terminal batch status, ``pending`` (parts of it may be
+    sent now), ``timeout`` or ``error``.
 
     :param conn_id: the provider's connection.
     :param batch_id: our batch id.

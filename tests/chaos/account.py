@@ -91,7 +91,7 @@ def _count_creates(figures: Figures, batches: list[Batch], world: World, report:
     known: Counter[str] = Counter()
     for batch in batches:
         for part in batch.parts:
-            if part.is_synchronous:
+            if part.is_synchronous or part.raw_status == "divided":
                 continue
             spooled = world.home / "spool" / batch.batch_id / PARTS_FILE.format(part.number)
             parts[request_ids(spooled.read_bytes())] += 1

@@ -69,6 +69,8 @@ class Plan(msgspec.Struct, kw_only=True):
     rows: int = 5
     #: Requests in a part.
     part_size: int = 3
+    #: Requests that the connection says may be queued at once; 0: any number.
+    max_enqueued: int = 0
     max_rounds: int = 2
     stragglers: int = 0
     has_schema: bool = False
@@ -89,6 +91,10 @@ class Plan(msgspec.Struct, kw_only=True):
         """Return the names of what is sure to happen, beside what the proxy does."""
         names = [f"rows {each['kind']}" for each in self.behaviour.faults.get("rows", [])]
         names += [name for name in self.behaviour.faults if name != "rows"]
+        if self.max_enqueued:
+            names.append("queue limit")
+        if self.behaviour.quota:
+            names.append("queue full")
         if self.behaviour.ahead:
             names.append("clock skew")
         return names
@@ -114,6 +120,8 @@ def draw(seed: int, provider: str, store: str) -> Plan:
         behaviour=_behaviour(dice, provider, seed),
         attempts=_attempts(dice, store),
     )
+    plan.max_enqueued = dice.choice((0, 0, 0, 4, 7))
+    plan.behaviour.quota = dice.choice((None, None, None, None, 5))
     if provider == "gemini" and not plan.by_file:
         plan.behaviour.proxy = [each for each in plan.behaviour.proxy if each.route not in ("upload", "results")]
         # What lies inline in an answer has no lines that could be spoiled.

@@ -21,6 +21,9 @@ from airflow_raif.emulator.state import Batch
 from tests.chaos.answers import paid_answers, request_ids
 from tests.chaos.proxy import Fault, FaultProxy
 
+#: Tokens of a request, about.
+TOKENS = 60
+
 
 class Behaviour(msgspec.Struct, kw_only=True):
     """How the provider behaves in one life."""
@@ -32,6 +35,8 @@ class Behaviour(msgspec.Struct, kw_only=True):
     proxy: list[Fault] = []
     #: Seconds that the provider's clock is ahead.
     ahead: float = 0.0
+    #: Requests that it queues at once, or as many tokens as they have; None: any number.
+    quota: int | None = None
     #: How far its Date header is off that; None: it has none.
     date_skew: float | None = 0.0
 
@@ -130,7 +135,14 @@ class _Host:
                 kept.clear()
             for counter in (state.creates, state.uploads, state.requests):
                 counter.clear()
-            state.settings = replace(state.settings, progress=Progress.parse(behaviour.progress))
+            tokens = None if behaviour.quota is None else behaviour.quota * TOKENS
+            state.settings = replace(
+                state.settings,
+                progress=Progress.parse(behaviour.progress),
+                openai_max_enqueued_tokens=tokens,
+                anthropic_max_queued_requests=behaviour.quota,
+                gemini_max_enqueued_tokens=tokens,
+            )
             state.faults = msgspec.convert(behaviour.faults, Faults)
         self._ahead = behaviour.ahead
         self.proxy.date_skew = behaviour.date_skew
@@ -141,7 +153,7 @@ class _Host:
     def report(self, provider: str) -> Report:
         batches = self.emulator.state.batches[provider].values()
         return Report(
-            batches=[_at_provider(provider, batch) for batch in batches],
+            batches=[_at_provider(provider, batch) for batch in batches if not _is_refused(batch)],
             struck=dict(self.proxy.struck),
             synchronous=[
                 (call.request, call.status, call.answer, call.fault)
@@ -150,6 +162,11 @@ class _Host:
             ],
             calls=[f"{call.route} {call.fault} -> {call.status}" for call in self.proxy.calls],
         )
+
+
+def _is_refused(batch: Batch) -> bool:
+    """Whether nothing of a batch was ever queued; its part goes out again."""
+    return any(error.get("code") == "token_limit_exceeded" for error in batch.errors)
 
 
 def _at_provider(provider: str, batch: Batch) -> AtProvider:

@@ -165,7 +165,10 @@ class _runtime:
         if plan.by_file:
             gemini.INLINE_MAX_BYTES = 0
         limits = {"max_requests": plan.part_size}
-        adapter = make_adapter(settings_of(plan.provider, world.provider_url, limits=limits, timeout_seconds=TIMEOUT))
+        quotas = {"max_enqueued_requests": plan.max_enqueued} if plan.max_enqueued else {}
+        adapter = make_adapter(
+            settings_of(plan.provider, world.provider_url, limits=limits, queue_limits=quotas, timeout_seconds=TIMEOUT)
+        )
         client = httpx.Client(timeout=TIMEOUT, verify=False, trust_env=False)
         self._transport = SteppedTransport(steps, adapter, client=client, sleep=lambda _: None)
         self._store = SteppedStore(world.engine, wait_seconds=60)
@@ -173,8 +176,8 @@ class _runtime:
         self._store.watch()
         spool = folder_of(plan, world.home / "spool", steps)
         self._runtime = Runtime(
-            store=self._store, adapter=adapter, transport=self._transport, spool=spool, conn_id="chaos",
-            prices=PRICES, clock=world.now,
+            store=self._store, adapter=adapter, transport=self._transport, spool=spool,
+            conn_id=f"chaos {plan.provider} {plan.seed}", prices=PRICES, clock=world.now,
         )  # fmt: skip
 
     def __enter__(self) -> Runtime:

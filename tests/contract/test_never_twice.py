@@ -190,7 +190,7 @@ def test_a_lookup_that_fails_stops_and_says_so(provider, runtime, emulator, stor
     assert [batch.parts[0].provider_batch_id] == list(emulator.state.batches[provider])
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("status", [500, 503])
 def test_create_is_never_repeated_by_itself(provider, runtime, emulator, status):
     """An error reply to a create is not followed by a second create in the same attempt."""
     fault(emulator, provider, status=status, retry_after=0)

@@ -8,10 +8,10 @@ import pytest
 
 from airflow_raif.adapters.base import unknown_status
 from airflow_raif.domain.errors import (
-    BatchOutcomeError,
     CanceledBatchError,
     ExpiredBatchError,
     FailedBatchError,
+    InvalidBatchError,
     PartialBatchError,
     ProviderError,
     RaifError,
@@ -28,9 +28,10 @@ from airflow_raif.services.manifest import manifest_of
 from airflow_raif.services.outcome import check_outcome
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.resume import resume_batch
+from airflow_raif.services.start import start_batch
 from airflow_raif.services.submit import submit_batch
 from airflow_raif.spool.files import results_file
-from tests.support import ANSWER, CLAIM, PROVIDERS, defaults_of, folder, read_rows, rows, runtime_of
+from tests.support import ANSWER, CLAIM, PROVIDERS, defaults_of, folder, later, read_rows, rows, runtime_of
 
 EACH = pytest.mark.parametrize("provider", PROVIDERS)
 
@@ -176,14 +177,15 @@ def test_failed_batch_is_told_with_the_providers_words(provider, runtime, emulat
 
 
 def test_enqueued_token_limit_of_openai(emulator, store, tmp_path):
-    """OpenAI's queue limit fails a batch without cost; its entries go out again as a round."""
+    """OpenAI's queue limit fails a batch without cost; to us it is a refusal, and no outcome of anything."""
     emulator.state.faults.token_limit_exceeded = 1
     with runtime_of("openai", emulator.url, store, tmp_path) as runtime:
-        batch = run(runtime, rows(2))
-        with pytest.raises(BatchOutcomeError, match="Enqueued token limit reached"):
-            check_outcome(runtime, batch)
+        batch = start_batch(runtime, lambda: rows(2), defaults=defaults_of("openai"), claim=CLAIM)
+        assert not fetch_batch_status(runtime, batch.batch_id).is_terminal
+        with pytest.raises(InvalidBatchError, match="has not ended"):
+            fetch_batch_results(runtime, batch.batch_id)
         assert resume_batch(runtime, CLAIM).batch_id == batch.batch_id
-        advance_batch(runtime, batch.batch_id)
+        advance_batch(later(runtime), batch.batch_id)
         fetch_batch_status(runtime, batch.batch_id)
         assert store.count_entries(advance_batch(runtime, batch.batch_id)).completed == 2
 

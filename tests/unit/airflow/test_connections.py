@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_raif.adapters.registry import make_adapter
 from airflow_raif.domain.errors import ConfigurationError, ConnectionUnavailableError
 from airflow_raif.hooks.connections import aresolve, resolve
 
@@ -76,6 +77,23 @@ def test_known_extras_become_headers_and_limits(connection):
     assert settings.limits == {"max_requests": 7, "max_bytes": 9}
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (5000, {"gpt-5-nano": 5000, "gpt-5": 5000}),
+        ("5000", {"gpt-5-nano": 5000, "gpt-5": 5000}),
+        ({"gpt-5-nano": 7}, {"gpt-5-nano": 7, "gpt-5": None}),
+        ('{"gpt-5-nano": "7", "gpt-5": 9}', {"gpt-5-nano": 7, "gpt-5": 9}),
+    ],
+)
+def test_queue_limits(connection, given, expected):
+    """One number for every model, or one for each; a form field holds the latter as JSON."""
+    connection("c", conn_type="raif_openai", password="k", extra={"max_enqueued_tokens": given})
+    adapter = make_adapter(resolve("c").settings)
+    assert {model: adapter.quota(model).max_tokens for model in expected} == expected
+    assert adapter.quota("gpt-5").max_requests is None
+
+
 def test_client_arguments_of_other_packages(connection):
     """Extras that the official Airflow packages read work here as they are."""
     connection(
@@ -101,6 +119,21 @@ def test_client_arguments_of_other_packages(connection):
             "the timeout 'soon'; give a number",
         ),
         ({"conn_type": "openai", "password": "k", "extra": {"max_bytes": "9 MB"}}, None, "has the max_bytes '9 MB'"),
+        (
+            {"conn_type": "openai", "password": "k", "extra": {"max_enqueued_tokens": '{"gpt-5": 1'}},
+            None,
+            "has the max_enqueued_tokens .*, which is no JSON",
+        ),
+        (
+            {"conn_type": "openai", "password": "k", "extra": {"max_enqueued_tokens": {"gpt-5": "many"}}},
+            None,
+            "has the max_enqueued_tokens of gpt-5 'many'; give a number",
+        ),
+        (
+            {"conn_type": "anthropic", "password": "k", "extra": {"max_enqueued_requests": {"claude-haiku-4-5": 5}}},
+            None,
+            "anthropic queues all models together; give one number",
+        ),
         ({"conn_type": "openai", "password": "k", "host": "http://[bad"}, None, "which is no address"),
         ({"conn_type": "openai", "password": "k", "host": "ftp://files.example"}, None, "which is no address"),
         ({"conn_type": "openai", "password": "k", "host": "https://h:port"}, None, "which is no address"),
