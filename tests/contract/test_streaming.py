@@ -252,7 +252,7 @@ def test_a_lost_reply_in_the_middle_is_looked_up(provider, runtime, emulator):
 
 def test_a_kill_between_two_parts(provider, runtime, emulator, monkeypatch):
     """What the dead attempt wrote but did not submit is submitted once it is seen to be what the input holds."""
-    monkeypatch.setattr("airflow_raif.services.start.submit_part", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("airflow_raif.services.start.submit_parts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr("airflow_raif.services.create._leave", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         start(runtime, rows(5))
