@@ -169,7 +169,7 @@ def _write_batch(args: Any, store: Store, batch: Batch) -> None:
         ("part", "round", "status", "at the provider", "id at the provider", "requests", "submitted (UTC)", "error"),
         [
             (
-                part.number, part.round, part.status, part.raw_status, _id_or_doubt(part), part.request_count,
+                part.number, part.round, part.status, part.raw_status, _id_or_doubt(batch, part), part.request_count,
                 _time(part.submitted_at), part.error,
             )
             for part in batch.parts
@@ -239,7 +239,9 @@ def _task(batch: Batch) -> str | None:
     return f"{claim.dag_id} {claim.run_id} {claim.task_id}{mapped}"
 
 
-def _id_or_doubt(part: Part) -> str | None:
+def _id_or_doubt(batch: Batch, part: Part) -> str | None:
+    if batch.is_held_back and part.is_unsent:
+        return "held back: the queue is full"
     if part.provider_batch_id is None and part.intent_at is not None and not part.is_synchronous:
         return f"unknown: a create was sent at {_time(part.intent_at)}"
     return part.provider_batch_id

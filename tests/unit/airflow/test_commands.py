@@ -102,6 +102,16 @@ def test_the_installed_command(running, raif_store, tmp_path):
     assert "Traceback" not in unknown.stderr
 
 
+def test_what_is_held_back_is_shown_and_can_be_canceled(running, raif_store, command):
+    """Nothing of it is at the provider, and that is no doubt; a cancel makes no call."""
+    running.state.faults.http.append(HttpFault(route="openai.batches.create", status=429))
+    batch = submitted()
+    assert "held back: the queue is full" in command("show", batch.batch_id).out
+    assert command("cancel", batch.batch_id, "--yes").out == f"Batch {batch.batch_id} is canceled.\n"
+    assert "held back" not in command("show", batch.batch_id).out
+    assert running.state.requests["openai.batches.cancel"] == 0
+
+
 def test_list_takes_filters_and_shows_the_newest_first(running, raif_store, command):
     """Status, provider and Dag narrow the list, ``--limit`` shortens it."""
     first = submitted("openai", claim=Claim("nightly", "run 1", "ask", 2))
