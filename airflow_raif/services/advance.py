@@ -6,7 +6,13 @@ import logging
 from collections.abc import Collection, Sequence
 
 from airflow_raif.domain.batch import Batch, Part
-from airflow_raif.domain.errors import BatchNotFoundError, InvalidBatchError, RejectedError
+from airflow_raif.domain.errors import (
+    AmbiguousSubmitError,
+    BatchNotFoundError,
+    InvalidBatchError,
+    ProviderError,
+    RejectedError,
+)
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.fetch import fetch_ended_parts
 from airflow_raif.services.rounds import has_round_left, open_round
@@ -71,6 +77,9 @@ def advance_part(runtime: Runtime, batch_id: str, number: int, *, may_repeat: bo
         if pending := [part for part in share.parts if part.status is BatchStatus.PENDING]:
             _submit_round(runtime, share.batch, pending)
             share = find_share(runtime, batch_id, number)
+        if share.batch.is_held_back:
+            _submit_of_others(runtime, share.batch)
+            share = find_share(runtime, batch_id, number)
         if not all(part.status.is_terminal for part in share.parts):
             return share
         batch = fetch_ended_parts(runtime, batch_id, [part.number for part in share.parts])
@@ -90,6 +99,14 @@ def _submit_round(runtime: Runtime, batch: Batch, pending: Sequence[Part]) -> No
         submit_parts(runtime, batch, [part for part in pending if not part.is_synchronous])
     except (RejectedError, BatchNotFoundError) as error:
         _give_up_round(runtime, batch, error, [part.number for part in pending])
+
+
+def _submit_of_others(runtime: Runtime, batch: Batch) -> None:
+    """Send what of the whole batch has room: who is first in line may be dead, and all who wait are woken for it."""
+    try:
+        submit_pending(runtime, batch)
+    except (ProviderError, AmbiguousSubmitError) as error:
+        log.warning("Of batch %s not all can be sent, for which other tasks care: %s", batch.batch_id, error)
 
 
 def _submit(runtime: Runtime, batch: Batch) -> None:
