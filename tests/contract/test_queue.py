@@ -13,11 +13,11 @@ from airflow_raif.domain.batch import Claim
 from airflow_raif.domain.errors import InvalidBatchError, TransientProviderError
 from airflow_raif.domain.queue import LEARNT_FOR, PAUSES, PLACE_KEPT_FOR, tokens_of
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.emulator.faults import HttpFault
+from airflow_raif.emulator.faults import HttpFault, RowFault
 from airflow_raif.emulator.results import read_lines
 from airflow_raif.emulator.settings import Progress
-from airflow_raif.services.advance import advance_batch
-from airflow_raif.services.apply import apply_results
+from airflow_raif.services.advance import advance_batch, advance_part
+from airflow_raif.services.apply import apply_part, apply_results
 from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.create import create_batch
 from airflow_raif.services.fetch import fetch_batch_results
@@ -226,6 +226,36 @@ def test_what_is_larger_than_the_quota_goes_out_in_pieces(provider, queue):
     batch = queue.start(tight, 2, "tight")
     assert queue.running("openai") == 1
     assert completed(queue.results(tight, queue.live(tight, batch))) == 2
+
+
+def test_pieces_are_applied_by_tasks_of_their_own(queue, tmp_path):
+    """A part that was divided is none to apply, its pieces are; a round that is held back goes out with any of them."""
+    runtime = queue.connect("openai", part=4, max_enqueued_requests=2)
+    batch = queue.start(runtime, 8)
+    queue.emulator.state.faults.rows.append(RowFault(kind="missing", rows=[0], batches=2))
+    while not batch.status.is_terminal:
+        fetch_batch_status(runtime, batch.batch_id)
+        batch = advance_batch(runtime, batch.batch_id, may_fetch=False)
+    numbers = [part.number for part in batch.first_parts]
+    assert [part.request_count for part in batch.first_parts] == [2, 2, 2, 2]
+    queue.emulator.state.faults.http.append(HttpFault(route="openai.batches.create", status=429))
+    queue.settings(progress=Progress.parse("polls:1000"))
+    rounds = [advance_part(runtime, batch.batch_id, number) for number in numbers]
+    assert [share.is_fetched for share in rounds].count(False) == 2
+    assert len(held(queue.store.get_batch(batch.batch_id))) == 2
+    queue.passes(PAUSES[-1])
+    advance_part(runtime, batch.batch_id, numbers[-1])
+    assert held(queue.store.get_batch(batch.batch_id)) == []
+    queue.settings(progress=Progress())
+    fetch_batch_status(runtime, batch.batch_id)
+    found = []
+    for number in numbers:
+        assert advance_part(runtime, batch.batch_id, number).is_fetched
+        apply_part(runtime, batch.batch_id, number, folder(tmp_path / "parts"))
+    for path in (tmp_path / "parts").iterdir():
+        found += read_rows(str(path))
+    assert sorted(row["custom_id"] for row in found if row["status"] == "completed") == [f"row {n}" for n in range(8)]
+    assert queue.store.get_batch(batch.batch_id).applied_at is not None
 
 
 @of("openai")
