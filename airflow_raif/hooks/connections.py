@@ -186,8 +186,15 @@ def _by_model(connection: Connection, provider: str, name: str, value: Any) -> i
                 f"connection {connection.conn_id} has a {name} for each model, but {provider} queues all models"
                 " together; give one number"
             )
-        return {str(model): _number(connection, f"{name} of {model}", each, int) for model, each in value.items()}
-    return _number(connection, name, value, int)
+        return {str(model): _positive(connection, f"{name} of {model}", each) for model, each in value.items()}
+    return _positive(connection, name, value)
+
+
+def _positive(connection: Connection, name: str, value: Any) -> int:
+    number = _number(connection, name, value, int)
+    if number < 1:
+        raise ConfigurationError(f"connection {connection.conn_id} has the {name} {number}; give 1 or more")
+    return number
 
 
 def _not_found(conn_id: str, error: Exception) -> ConfigurationError:

@@ -130,6 +130,11 @@ def test_client_arguments_of_other_packages(connection):
             "has the max_enqueued_tokens of gpt-5 'many'; give a number",
         ),
         (
+            {"conn_type": "openai", "password": "k", "extra": {"max_enqueued_tokens": -5}},
+            None,
+            "has the max_enqueued_tokens -5; give 1 or more",
+        ),
+        (
             {"conn_type": "anthropic", "password": "k", "extra": {"max_enqueued_requests": {"claude-haiku-4-5": 5}}},
             None,
             "anthropic queues all models together; give one number",
