@@ -119,7 +119,7 @@ def check_event(event: Mapping[str, Any]) -> None:
 class Patience:
     """How long, how often and to what end an operator waits for a batch."""
 
-    #: Seconds from the first submission; ``None``: an hour after the provider's own limit, longer for what is held back.
+    #: Seconds from the first submission; ``None``: an hour after the provider's own limit, or in line for its queue.
     timeout: float | None = None
     poll_interval: float | None = None
     cancel_on_timeout: bool = True

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow_raif.emulator.faults import HttpFault
 from airflow_raif.emulator.settings import Progress
 from airflow_raif.hooks.batch import BatchHook
-from airflow_raif.operators._waiting import DEFAULT_TIMEOUT, HELD_BACK_TIMEOUT
+from airflow_raif.operators._waiting import HELD_BACK_WINDOW, MARGIN, UNTOLD_WINDOW
 from airflow_raif.operators.batch import BatchInferenceOperator, CancelBatchOperator, SubmitBatchOperator
 from airflow_raif.sensors.batch import WaitForBatchSensor
 from airflow_raif.triggers.batch import BatchTrigger
@@ -138,7 +138,7 @@ def test_who_waits_in_line_has_a_week(small, emulator, context, monkeypatch):
     """The providers' window does not run for what was not sent; who waits in vain for long is told in the end."""
     running = submit(small, context, ["one", "two"], 1)
     waiting = submit(small, context, ["three"], 2)
-    sensor, ahead = WaitForBatchSensor(task_id="w", batch=waiting), DEFAULT_TIMEOUT + 60
+    sensor, ahead = WaitForBatchSensor(task_id="w", batch=waiting), (UNTOLD_WINDOW + 2 * MARGIN).total_seconds()
     monkeypatch.setattr("airflow_raif.operators._waiting.time", lambda: time.time() + ahead)
     event = {"batch_id": waiting["batch_id"], "status": "timeout"}
     with pytest.raises(TaskDeferred):
@@ -148,7 +148,7 @@ def test_who_waits_in_line_has_a_week(small, emulator, context, monkeypatch):
     emulator.state.faults.http.append(HttpFault(route="openai.batches.create", status=429))
     with pytest.raises(TaskDeferred):
         sensor.execute_complete(context, event)
-    ahead = HELD_BACK_TIMEOUT + 60
+    ahead = (HELD_BACK_WINDOW + MARGIN).total_seconds()
     assert sensor.execute_complete(context, event)["status"] == "canceled"
 
 
