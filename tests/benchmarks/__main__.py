@@ -36,8 +36,8 @@ def sections(rows: int, runs: int, works: Sequence[str], *, is_quick: bool) -> d
         "waiting": lambda: measure_waiting(is_quick=is_quick),
     }
     if not is_quick:
-        found["cold"] = lambda: measure_cold(COLD, rows, runs)
-        found["scaling"] = lambda: measure_scaling(SIZES, runs, is_quick=False)
+        found["cold"] = lambda: measure_cold(COLD, rows)
+        found["scaling"] = lambda: measure_scaling(SIZES)
         found["triggerer"] = measure_triggerer
     return found
 

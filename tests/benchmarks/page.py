@@ -15,6 +15,7 @@ import psutil
 from tests.benchmarks.bars import bars, eighth
 from tests.benchmarks.chart import draw
 from tests.benchmarks.figures import Book, Figure
+from tests.benchmarks.scaling import UNITS
 from tests.benchmarks.sizing import sizing
 
 PACKAGES = (
@@ -118,14 +119,24 @@ def _scaling(book: Book) -> str:
     rows = []
     for work in ("fetch-responses", "submit-openai"):
         for each in book.of("scaling", "CPU s", work):
-            wall, mib, store, spool = (
-                book.one("scaling", work, unit, each.size)
-                for unit in ("wall s", "MiB above imports", "MiB in the tables", "MiB in the spool")
+            wall, mib, process, store, spool = (
+                book.one("scaling", work, UNITS[key], each.size)
+                for key in ("wall", "mib", "peak_mib", "store_mib", "spool_mib")
             )
             cost = each.ours / each.size * 1e6
-            values = (each.ours, cost, wall.ours, mib.ours, store.ours, spool.ours)
+            values = (each.ours, cost, wall.ours, mib.ours, process.ours, store.ours, spool.ours)
             rows.append((NAMES[work], f"{each.size:,}", *map(number, values)))
-    heads = ("work", "rows", "CPU s", "CPU µs a row", "wall s", "MiB above imports", "tables MiB", "spool MiB")
+    heads = (
+        "work",
+        "rows",
+        "CPU s",
+        "CPU µs a row",
+        "wall s",
+        "MiB above imports",
+        "process MiB",
+        "tables MiB",
+        "spool MiB",
+    )
     return _table(heads, rows)
 
 

@@ -94,9 +94,9 @@ def measure_pipelines(works: Sequence[str], count: int, runs: int, *, is_quick: 
             yield of_sides("warm", work, unit, found, key, count, is_quick=is_quick)
 
 
-def measure_cold(works: Sequence[str], count: int, runs: int) -> Iterator[Figure]:
+def measure_cold(works: Sequence[str], count: int) -> Iterator[Figure]:
     """Measure cold: all that a task process takes from its start, imports and clients included."""
     for work in works:
-        found = measure(work, count, runs, is_cold=True)
+        found = measure(work, count, 1, is_cold=True)
         for key, unit in (("cpu", "CPU s"), ("wall", "wall s"), ("peak_mib", "MiB of the process")):
             yield of_sides("cold", work, unit, found, key, count, is_quick=False)

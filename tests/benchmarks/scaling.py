@@ -11,18 +11,16 @@ SIZES = {
     "fetch-responses": (10_000, 50_000, 100_000, 1_000_000),
     "submit-openai": (10_000, 50_000, 100_000, 500_000, 1_000_000),
 }
-#: Beyond this many rows one run says enough.
-_REPEATED = 100_000
 UNITS = {
     "cpu": "CPU s", "wall": "wall s", "mib": "MiB above imports", "peak_mib": "MiB of the process",
     "store_mib": "MiB in the tables", "spool_mib": "MiB in the spool",
 }  # fmt: skip
 
 
-def measure_scaling(sizes: dict[str, Sequence[int]], runs: int, *, is_quick: bool) -> Iterator[Figure]:
-    """Measure each work at each size."""
+def measure_scaling(sizes: dict[str, Sequence[int]]) -> Iterator[Figure]:
+    """Measure each work at each size, once."""
     for work, counts in sizes.items():
         for count in counts:
-            found = measure(work, count, runs if count <= _REPEATED else 1, sides=("ours",))["ours"]
+            found = measure(work, count, 1, sides=("ours",))["ours"]
             for key, unit in UNITS.items():
-                yield Figure(work, unit, round(found[key], 4), None, None, "scaling", count, is_quick)
+                yield Figure(work, unit, round(found[key], 4), None, None, "scaling", count)
