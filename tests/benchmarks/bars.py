@@ -28,16 +28,16 @@ def eighth(book: Book) -> str:
     if said:
         text = (
             f"**What eight times less would be.** common-ai takes {'; '.join(said)}. Below the floor is no program that"
-            " reads these bytes with `httpx` and `msgspec`, and little above it none that also keeps a store, an order"
-            " and an account of every row: that bar is missed, and for OpenAI's results nobody can hold it."
+            " reads these bytes with `httpx` and `msgspec`; what is above it is all there is for a store, an order and"
+            " an account of every row."
         )
     imports, cold = book.of("imports", "CPU s"), book.of("cold", "CPU s", "fetch-openai")
     if imports and cold and cold[0].peer:
         text += (
             f" In a cold process the peer takes {cold[0].peer:.1f} s, of which {imports[0].floor:.1f} s are the import"
-            " of Airflow, which every task pays. An earlier figure for the peer, 9.3 s and 100 MB for OpenAI's 50,000"
-            " results, is found again only in such a process: in a warm one the same work takes a fraction, with"
-            " answers checked by a schema, too."
+            " of Airflow, which every task pays. An earlier figure for the peer, 9.3 s and 100 MB for 50,000 results of"
+            " OpenAI, is not found again in a warm process, nor with answers checked by a schema; a cold one comes"
+            " nearest."
         )
     return text
 

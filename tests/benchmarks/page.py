@@ -76,6 +76,8 @@ def machine() -> str:
     return (
         f"Measured on {datetime.now(UTC):%Y-%m-%d}: {models[0] if models else platform.machine()}, {os.cpu_count()}"
         f" cores, {memory:.0f} GiB, {system}, SQLite {sqlite3.sqlite_version}; {versions}."
+        f" Load average when this was written: {os.getloadavg()[1]:.1f}; what else runs makes CPU times longer, for all"
+        " sides of a run alike."
     )
 
 

@@ -15,15 +15,15 @@ _RESULT_BYTES = 2000
 
 
 def sizing(book: Book) -> str:
-    """Return a table of what some numbers of rows need."""
-    submit, fetch = (book.find("scaling", work, "CPU s", _MILLION) for work in ("submit-openai", "fetch-responses"))
-    if submit is None or fetch is None:
+    """Return a table of what some numbers of rows need, reckoned from the largest number that was measured."""
+    submitted, fetched = (book.of("scaling", "CPU s", work)[-1:] for work in ("submit-openai", "fetch-responses"))
+    if not submitted or not fetched:
         return ""
+    submit, fetch = (each.ours / each.size * _MILLION for each in (*submitted, *fetched))
     requests, results, tables = (
-        book.one("scaling", work, unit, _MILLION).ours
-        for work, unit in (
-            ("submit-openai", "MiB in the spool"), ("fetch-responses", "MiB in the spool"),
-            ("fetch-responses", "MiB in the tables"),
+        book.one("scaling", each.name, unit, each.size).ours / each.size * _MILLION
+        for each, unit in (
+            (submitted[0], "MiB in the spool"), (fetched[0], "MiB in the spool"), (fetched[0], "MiB in the tables"),
         )
     )  # fmt: skip
     lines = ["| " + " | ".join(_HEADS) + " |", "|" + "---|" * len(_HEADS)]
