@@ -83,7 +83,10 @@ def show(outcome: Outcome, *, with_log: bool) -> None:
     print("\n".join(f"  {n}: {each}" for n, each in enumerate(outcome.history)))
     if with_log:
         print(outcome.log)
-    print(f"again: python -m tests.chaos --seed {plan.seed} --lives 1 --provider {plan.provider} --store {plan.store}")
+    print(
+        f"again: python -m tests.chaos --seed {plan.seed} --lives 1 --provider {plan.provider} --store {plan.store}",
+        flush=True,
+    )
 
 
 def table(outcomes: list[Outcome]) -> str:

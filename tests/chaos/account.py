@@ -52,6 +52,9 @@ def check(plan: Plan, store: Store, world: World, report: Report, history: list[
         _check_usage(figures, each, report)
         if each.results_fetched_at is None:
             figures.wrong.append(f"the results of batch {each.batch_id} were never fetched")
+    for each in batches[:-1]:
+        if each.usage.output_tokens and not each.was_canceled:
+            figures.wrong.append(f"batch {each.batch_id} was paid and not canceled, and another one made")
     batch = batches[-1]
     if batch.applied_at is None or batch.result_uri is None:
         figures.wrong.append("the batch is not applied")
