@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds until a server that says nothing counts as away.
 CONNECT_TIMEOUT = 10
+#: Seconds after which the server ends a transaction whose process is frozen, since others wait for what it locked.
+FROZEN_SECONDS = 60
 
 
 def waiting(seconds: float) -> tenacity.Retrying:
@@ -65,16 +67,28 @@ def make_engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "sqlite":
             return _sqlite_engine(url)
-        return create_engine(
-            url,
-            pool_size=2,
-            max_overflow=2,
-            pool_pre_ping=True,
-            pool_recycle=1800,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT},
-        )
+        return _server_engine(url)
     except ModuleNotFoundError as error:
         raise ConfigurationError("PostgreSQL needs its driver: pip install 'airflow-raif[postgres]'") from error
+
+
+def _server_engine(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=2,
+        max_overflow=2,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT},
+    )
+
+    @event.listens_for(engine, "connect")
+    def bound_transactions(connection: Any, _record: Any) -> None:
+        # Not a startup parameter, which a pooler may refuse.
+        connection.execute(f"SET idle_in_transaction_session_timeout = '{FROZEN_SECONDS}s'")
+        connection.commit()
+
+    return engine
 
 
 def _sqlite_engine(url: URL) -> Engine:
@@ -108,10 +122,12 @@ def store_errors(url: URL) -> Iterator[None]:
     address = shown(url)
     try:
         yield
-    except (OperationalError, PoolTimeoutError) as error:
+    except (StatementError, PoolTimeoutError) as error:
+        # Also a transaction that the server ended, since it took its process for frozen.
+        is_lost = isinstance(error, OperationalError) or getattr(error, "connection_invalidated", False)
+        if isinstance(error, StatementError) and not is_lost:
+            raise StoreError(f"the store at {address} refused a statement: {error.orig}") from error
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()
         raise StoreUnavailableError(
             f"the store at {address} does not answer: {reason[0] if reason else error}"
         ) from error
-    except StatementError as error:
-        raise StoreError(f"the store at {address} refused a statement: {error.orig}") from error

@@ -98,8 +98,7 @@ class Life:
             hold_on="" if attempt.hold_at or not self._restarts_in_apply else APPLYING,
             holds_outside=not attempt.restart,
         )
-        if attempt.beside:
-            self._beside(attempt.beside)
+        other = fork(self._plan, self._world, BESIDE[attempt.beside]) if attempt.beside else None
         tried.wait()
         if tried.state == "held":
             is_applying = not attempt.hold_at
@@ -112,6 +111,9 @@ class Life:
                 self._held.append((tried, attempt.hold_for))
                 self._outcome.history.append("held")
                 self._outcome.met.append("zombie")
+        # Only now: it may have waited for a row that the held one had locked.
+        if other is not None:
+            self._note_beside(attempt.beside, other.wait())
         if twin is not None:
             self._outcome.met.append("two at once")
             self._note(twin.wait(), "twin")
@@ -123,8 +125,7 @@ class Life:
                 self._let_go()
         return done
 
-    def _beside(self, what: str) -> None:
-        other = fork(self._plan, self._world, BESIDE[what]).wait()
+    def _note_beside(self, what: str, other: Try) -> None:
         self._note(other, what)
         self._outcome.met.append(f"{what} beside")
         self._is_canceled = self._is_canceled or other.state.startswith("canceled")

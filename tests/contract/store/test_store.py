@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 from airflow_raif.domain.batch import Claim, Counts, EntryOutcome, PartState
 from airflow_raif.domain.errors import (
@@ -26,7 +26,7 @@ from airflow_raif.domain.errors import (
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost, Usage
 from airflow_raif.store import NewBatch, NewPart, Store, migrate
-from airflow_raif.store.engine import parse_url
+from airflow_raif.store.engine import make_engine, parse_url, store_errors
 from airflow_raif.store.records import AttemptLostError, BatchMissingError, ClaimTakenError
 from airflow_raif.store.tables import VERSION_TABLE, metadata
 from tests.postgres import PostgresServer
@@ -539,6 +539,25 @@ def test_a_server_that_comes_back_is_waited_for(postgres_home):
         opened.close()
     finally:
         server.stop()
+
+
+@pytest.mark.postgres
+def test_a_frozen_process_does_not_stop_the_others(server_url, monkeypatch):
+    """What it locked is free after a while, and its own transaction comes to nothing."""
+    monkeypatch.setattr("airflow_raif.store.engine.FROZEN_SECONDS", 1)
+    migrate.upgrade(server_url)
+    frozen, opened = make_engine(parse_url(server_url)), Store.open(server_url)
+    new_batch(opened)
+    with (
+        pytest.raises(StoreUnavailableError, match="idle-in-transaction"),
+        store_errors(frozen.url),
+        frozen.begin() as connection,
+    ):
+        connection.execute(text("UPDATE raif_batch SET error = 'of the frozen one'"))
+        opened.record_error("b1", "of another")
+    assert opened.get_batch("b1").error == "of another"
+    frozen.dispose()
+    opened.close()
 
 
 def test_a_store_that_stays_away_is_told(tmp_path):
