@@ -132,11 +132,13 @@ def _first_in_line(connection: Connection, some: Row[Any], quota: Quota, at: dat
 
 def refuse_create(
     connection: Connection, part_id: int, intent_at: datetime, quota: Quota, refusal: Refusal, at: datetime
-) -> None:
-    """Note that the create with this intent was refused."""
+) -> set[int]:
+    """Note that the create with this intent was refused; return the key of its batch, if so."""
     where = (_part.intent_at == intent_at, _part.provider_batch_id.is_(None), _is_open)
-    if (part := _locked_part(connection, part_id, *where)) is not None:
-        _refuse(connection, part, quota.model, refusal, at)
+    if (part := _locked_part(connection, part_id, *where)) is None:
+        return set()
+    _refuse(connection, part, quota.model, refusal, at)
+    return {part.batch_key}
 
 
 def refuse(connection: Connection, part_id: int, refusal: Refusal, at: datetime) -> None:

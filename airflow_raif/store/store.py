@@ -331,7 +331,9 @@ class Store(EntryStore):
     def refuse_create(self, part_id: int, intent_at: datetime, quota: Quota, refusal: Refusal, at: datetime) -> None:
         """Note that the provider refused, for now, the create whose intent was recorded at this time."""
         with self._transaction() as connection:
-            queue.refuse_create(connection, part_id, intent_at, quota, refusal, at)
+            keys = queue.refuse_create(connection, part_id, intent_at, quota, refusal, at)
+            # A part that is to stop, or never fits, has ended with that.
+            parts.update_batches(connection, keys, at)
 
     def divide_part(
         self, batch: Batch, part: Part, new: Sequence[NewPart], moved: Iterable[Sequence[entries.Moved]], at: datetime

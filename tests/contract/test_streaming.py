@@ -325,6 +325,22 @@ def test_a_cancel_that_was_killed_in_the_middle_is_gone_on_with(provider, runtim
     assert store.get_batch(cut.batch_id).results_fetched_at is not None
 
 
+def test_a_cancel_that_died_before_it_told_anybody(provider, runtime, emulator, store):
+    """The next attempt finishes it, also where nothing was sent yet, and starts a new batch."""
+
+    def canceled_halfway():
+        yield from rows(5)
+        store.give_up_spooling(store.find_by_claim(CLAIM).batch_id, runtime.clock())
+        yield from rows(7)[5:]
+
+    with pytest.raises(AttemptLostError):
+        create_batch(runtime, canceled_halfway(), defaults=defaults_of(provider), claim=CLAIM)
+    cut = store.find_by_claim(CLAIM)
+    assert start(runtime, rows(7)).batch_id != cut.batch_id
+    assert store.get_batch(cut.batch_id).status is BatchStatus.CANCELED
+    assert emulator.state.creates[provider] == 4
+
+
 @pytest.mark.parametrize("read", [1, 5, 6])
 def test_an_attempt_that_was_taken_for_dead_stops(provider, runtime, emulator, store, tmp_path, read):
     """A second attempt takes over; the first, once it wakes, changes nothing and sends nothing."""

@@ -287,6 +287,17 @@ def test_a_request_that_never_fits_has_failed(store):
     )
 
 
+def test_a_batch_that_is_canceled_while_its_create_is_refused_has_ended(store):
+    """Nothing of it is at the provider, and nobody sends it any more."""
+    batch = made(store, "b1")
+    part = batch.parts[0]
+    assert store.record_intent(part.id, NOW, FREE)
+    store.request_cancel(batch, NOW)
+    assert not store.get_batch("b1").status.is_terminal
+    store.refuse_create(part.id, NOW, FREE, Refusal("no room", is_certain=False), NOW)
+    assert store.get_batch("b1").status is BatchStatus.CANCELED
+
+
 def test_a_refusal_of_an_earlier_create_is_late(store):
     """It concerns neither a part that is pending again nor one that was sent again."""
     part = made(store, "b1").parts[0]
