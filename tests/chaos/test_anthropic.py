@@ -15,7 +15,6 @@ def test_random_lives(store):
     check_lives("anthropic", store)
 
 
-@pytest.mark.parametrize("store", STORES)
-def test_a_death_between_any_two_writes(store):
-    """The next attempt finishes what a worker left that died there, with the same three figures."""
-    check_deaths("anthropic", store)
+def test_a_death_between_any_two_writes():
+    """The next attempt finishes what a worker left that died there; ``make chaos`` tries every step on each store."""
+    check_deaths("anthropic", "sqlite")

@@ -149,6 +149,7 @@ def test_clear_keeps_and_mark_failed_cancels(cluster, provider_of):
     assert (openai.creates, openai.cancels) == (5, 3)
 
 
+@pytest.mark.slow
 def test_a_task_that_is_ended_while_it_submits(cluster, provider_of):
     """Cleared, it goes on behind what was sent; marked failed, what was sent is canceled and no more is sent."""
     openai = provider_of("openai", "ended")
