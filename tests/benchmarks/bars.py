@@ -35,9 +35,7 @@ def eighth(book: Book) -> str:
     if imports and cold and cold[0].peer:
         text += (
             f" In a cold process the peer takes {cold[0].peer:.1f} s, of which {imports[0].floor:.1f} s are the import"
-            " of Airflow, which every task pays. An earlier figure for the peer, 9.3 s and 100 MB for 50,000 results of"
-            " OpenAI, is not found again in a warm process, nor with answers checked by a schema; a cold one comes"
-            " nearest."
+            " of Airflow, which every task pays."
         )
     return text
 
