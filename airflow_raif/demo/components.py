@@ -115,7 +115,7 @@ class Airflow:
         self.env = dict(env)
         self.url = f"http://127.0.0.1:{port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        self._client = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
 
     def start(self) -> None:
         """Start every component; each logs into its own file."""
