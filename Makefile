@@ -43,6 +43,7 @@ e2e-celery: postgres redis
 
 # A death at every step, and thousands of batch lives under random faults; prints what came of each fault.
 chaos: setup postgres
+	$(BIN)/python -m pytest tests/chaos
 	$(BIN)/python -m tests.chaos --every-step --lives 5000 $(ARGS)
 
 # The tests that meet Airflow and the SDKs, on the oldest Airflow supported and the SDKs' generation before.

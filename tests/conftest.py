@@ -82,6 +82,15 @@ def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_raif.adapters.http._jitter", tenacity.wait_none())
 
 
+@pytest.fixture(autouse=True, scope="module")
+def untraced(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Measure no coverage in processes that are killed: they write none, and to be traced takes them as long again."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name in ("chaos", "e2e"):
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An embedded store with nothing in it, to be copied: to migrate one takes longer than most tests."""

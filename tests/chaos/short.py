@@ -5,11 +5,9 @@ In a process of its own: workers are forks, and nobody forks a test runner's thr
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from unittest.mock import patch
 
 from tests.chaos.__main__ import STORES, show
 from tests.chaos.crash_points import die_everywhere
@@ -37,9 +35,7 @@ def check_deaths(provider: str, store: str) -> None:
 
 
 def _check(work: Callable[..., list[Outcome]], *arguments: object, at_least: int) -> None:
-    with patch.dict(os.environ), ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        # A worker that is killed writes no coverage, and to trace it takes as long again.
-        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         outcomes = pool.submit(work, *arguments).result()
     assert len(outcomes) >= at_least
     wrong = [outcome for outcome in outcomes if outcome.figures]
