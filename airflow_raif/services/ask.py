@@ -134,8 +134,9 @@ class _Asking:
                 return
             try:
                 response = await self.transport.send(self.adapter.get_request(provider_batch_id))
-                self.answers.states[part.id] = await offload(self.adapter.parse_part, response.content)
+                # Noted before the answer is read, in another thread: errors of others come meanwhile.
                 self._is_answering = True
+                self.answers.states[part.id] = await offload(self.adapter.parse_part, response.content)
             except (AuthenticationError, BatchNotFoundError) as error:
                 self.answers.failures[part.batch_id] = error
                 self._is_answering = True
