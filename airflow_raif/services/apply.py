@@ -99,10 +99,7 @@ def _write(runtime: Runtime, batch: Batch, destination: Folder, name: str, share
     with ExitStack() as stack:
         folder = runtime.folder(batch.batch_id)
         writer = _RowWriter(runtime, batch, folder, stack)
-        # A batch that was given up before its input was read to the end has no fingerprint and no columns.
-        read_columns = (
-            columns_reader(folder) if batch.fingerprint is not None else lambda indexes: [b"{}"] * len(indexes)
-        )
+        read_columns = columns_reader(folder)
         file = stack.enter_context(destination.write(name))
         for entries in runtime.store.iter_entries(batch, share.rows if share else None):
             for block in writer.rows(entries, read_columns):

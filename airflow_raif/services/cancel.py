@@ -30,14 +30,11 @@ def cancel_batch(runtime: Runtime, batch_id: str) -> BatchStatus:
     :raises ProviderError: a part may run and could not be canceled; the others were asked to stop. Call it again.
     """
     batch = runtime.store.get_batch(batch_id)
-    # One that is cut short was being canceled before, by somebody who came no further.
-    if batch.status.is_terminal or not (batch.is_sent or batch.is_held_back or batch.is_cut_short):
+    if batch.status.is_terminal or not (batch.is_sent or batch.is_held_back):
         state = f"is {batch.status}" if batch.status.is_terminal else "was never submitted"
         raise InvalidBatchError(f"batch {batch_id} {state} and cannot be canceled")
     if not runtime.adapter.can_cancel:
         raise InvalidBatchError(f"{batch.provider} cannot cancel a batch; it runs until it ends or expires")
-    # What was not read of its input is not wanted any more.
-    runtime.store.give_up_spooling(batch_id, runtime.clock())
     failures: dict[int, ProviderError | AmbiguousSubmitError] = {}
     for part in runtime.store.request_cancel(batch, runtime.clock()).parts:
         if part.is_cancel_requested:
@@ -56,6 +53,7 @@ def stop_part(runtime: Runtime, batch: Batch, part: Part) -> None:
     """Cancel a part that is marked to stop.
 
     :raises AmbiguousSubmitError: which batch at the provider it is cannot be told.
+    :raises UnavailableError: as before, but a later call may be able to tell.
     :raises ProviderError: it may run, and could not be canceled; it stays marked.
     """
     provider_batch_id = part.provider_batch_id
@@ -69,7 +67,7 @@ def stop_part(runtime: Runtime, batch: Batch, part: Part) -> None:
             runtime.store.clear_intent(part.id, part.intent_at)
             return
         if not (runtime.adapter.has_tag or found.status.is_terminal):
-            raise in_doubt(batch, part, found)
+            raise in_doubt(runtime, batch, part, found)
         runtime.store.record_submitted(part.id, found, runtime.clock())
         if found.status.is_terminal:
             return

@@ -159,8 +159,14 @@ class _Spooler:
     def spool(self, rows: Iterable[Any]) -> None:
         folder = self.runtime.folder(self.batch.batch_id)
         recorded = RecordedParts(self.batch, self.fingerprint, self._tell)
-        files = PartFiles(folder, self.limits, self._on_part, self._flush_entries, taken=recorded.numbers)
-        with RowFiles(folder) as row_files, files:
+        row_files = RowFiles(folder)
+
+        def before_part() -> None:
+            self._flush_entries()
+            row_files.publish()
+
+        files = PartFiles(folder, self.limits, self._on_part, before_part, taken=recorded.numbers)
+        with row_files, files:
             for index, request in numbered_requests(rows):
                 columns = _encoded_columns(request, index)
                 self._add(files, recorded, index, request)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from airflow_raif.adapters.base import Lookup
 from airflow_raif.domain.batch import Batch, Part, PartState
 from airflow_raif.domain.errors import AmbiguousSubmitError, ProviderError, TransientProviderError, UnavailableError
 from airflow_raif.services.runtime import Runtime
+from airflow_raif.store import OpenCreate
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ def may_be_sent(runtime: Runtime, part: Part) -> bool:
     return _seconds_left(runtime, part) > LIST_LAG_SECONDS - CREATE_SECONDS
 
 
-def _seconds_left(runtime: Runtime, part: Part) -> float:
-    """Return how long a create may yet be on its way, and then not be listed."""
+def _seconds_left(runtime: Runtime, part: Part | OpenCreate) -> float:
+    """Return how long a create may yet be on its way or without its reply, and then not be listed."""
     assert part.intent_at is not None  # noqa: S101 - the callers looked
     # Requests that were uploaded before do not travel with the create.
     seconds = 0.0 if part.input_ref is not None else part.request_bytes / CREATE_BYTES_PER_SECOND
@@ -77,7 +78,11 @@ def look_up(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
     # What the provider refused to queue is nobody's: it was, or will be, sent again.
     free = [state for state in found if state.provider_batch_id not in taken and state.refusal is None]
     if len(free) > 1:
-        raise _ambiguous(batch, part, f"it may be any of {'; '.join(map(_described, free))}")
+        what = f"it may be any of {'; '.join(map(_described, free))}"
+        # Where nothing marks them, each that gets its reply to another attempt is one less.
+        if (seconds := max((_seconds_left(runtime, create) for create in creates), default=0.0)) > 0:
+            raise _unavailable(batch, part, what, seconds)
+        raise _ambiguous(batch, part, what)
     if free and not free[0].status.is_terminal and (rivals := _rivals(free[0], batch, part, creates)):
         what = f"{_described(free[0])} may be it, or that of {' or '.join(rivals)}, which has no reply either"
         raise _unavailable(batch, part, what, None)
@@ -87,13 +92,13 @@ def look_up(runtime: Runtime, batch: Batch, part: Part) -> PartState | None:
     return None
 
 
-def _rivals(state: PartState, batch: Batch, part: Part, creates: Sequence[tuple[str, int, datetime]]) -> list[str]:
+def _rivals(state: PartState, batch: Batch, part: Part, creates: Sequence[OpenCreate]) -> list[str]:
     """Return our other parts that a batch without a mark, which runs, may be as well."""
     return [
-        f"part {number} of batch {of}"
-        for of, number, intent_at in creates
-        if (of, number) != (batch.batch_id, part.number)
-        and (state.created_at is None or abs(state.created_at - intent_at) < CREATE_WINDOW)
+        f"part {create.number} of batch {create.batch_id}"
+        for create in creates
+        if (create.batch_id, create.number) != (batch.batch_id, part.number)
+        and (state.created_at is None or abs(state.created_at - create.intent_at) < CREATE_WINDOW)
     ]
 
 
@@ -104,9 +109,13 @@ def not_listed(runtime: Runtime, batch: Batch, part: Part, why: str) -> Unavaila
     return _unavailable(batch, part, what, seconds)
 
 
-def in_doubt(batch: Batch, part: Part, found: PartState) -> AmbiguousSubmitError:
+def in_doubt(runtime: Runtime, batch: Batch, part: Part, found: PartState) -> AmbiguousSubmitError | UnavailableError:
     """Return the error of a batch at the provider that is likely a part, but not surely enough to cancel it."""
-    return _ambiguous(batch, part, f"only time and size tell that it is {_described(found)}")
+    what = f"only time and size tell that it is {_described(found)}"
+    if (seconds := _seconds_left(runtime, part)) > 0:
+        # The attempt that sent it may get its reply yet, and cancels it then.
+        return _unavailable(batch, part, what, seconds)
+    return _ambiguous(batch, part, what)
 
 
 def _described(state: PartState) -> str:

@@ -48,7 +48,7 @@ def resume_batch(
             runtime.folder(batch.batch_id).delete()
     if batch is None:
         return None
-    if batch.is_cancel_requested or batch.is_canceling or (batch.is_cut_short and not batch.status.is_terminal):
+    if batch.is_cancel_requested or batch.is_canceling:
         batch = _stop(runtime, batch)
     if batch.status.is_terminal:
         batch = _fetch(runtime, batch)
@@ -75,7 +75,6 @@ def give_up(runtime: Runtime, batch: Batch) -> None:
     """
     log.warning("The input changed since batch %s was created (%s); it is replaced", batch.batch_id, batch.status)
     if not batch.status.is_terminal:
-        runtime.store.give_up_spooling(batch.batch_id, runtime.clock())
         # Also what was never sent: an older attempt may be about to.
         batch = runtime.store.request_cancel(batch, runtime.clock())
         _fetch(runtime, batch if batch.status.is_terminal else _stop(runtime, batch))
@@ -88,8 +87,7 @@ def _stop(runtime: Runtime, batch: Batch) -> Batch:
     :raises BatchStoppingError: it has not, or the provider does not answer.
     """
     try:
-        if batch.is_cancel_requested or batch.is_cut_short:
-            # Also one that was cut short by a cancel which goes on, or came no further.
+        if batch.is_cancel_requested:
             cancel_batch(runtime, batch.batch_id)
         else:
             fetch_batch_status(runtime, batch.batch_id)

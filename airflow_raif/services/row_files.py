@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,21 +11,22 @@ from types import TracebackType
 from typing import IO, Self
 
 from airflow_raif.adapters.jsonl import split_lines
-from airflow_raif.spool.files import Folder, rows_file
+from airflow_raif.spool.files import Folder, rows_file, rows_in
 
-#: Rows in one file; so many are passed over at most to find one.
+#: The most rows in one file; so many are passed over at most to find one.
 ROWS_PER_FILE = 50_000
 
 
 @dataclass
 class RowFiles:
-    """Writes one line of columns per row, in input order; a file appears once its last row is written.
+    """Writes one line of columns per row, in input order; a file appears once it is closed, named after its rows.
 
     Used as a context: at an error the file that is open is dropped.
     """
 
     folder: Folder
     _count: int = 0
+    _start: int = 0
     _file: IO[bytes] | None = None
     _open: ExitStack = field(default_factory=ExitStack)
 
@@ -38,24 +40,40 @@ class RowFiles:
 
     def add(self, line: bytes) -> None:
         """Write the columns of the next row."""
-        if self._file is None or self._count % ROWS_PER_FILE == 0:
-            self._open.close()
-            self._file = self._open.enter_context(self.folder.write(rows_file(self._count // ROWS_PER_FILE)))
+        if self._file is None:
+            self._start = self._count
+            self._file = self._open.enter_context(self.folder.write(lambda: rows_file(self._start, self._count)))
         self._file.write(line)
         self._count += 1
+        if self._count - self._start == ROWS_PER_FILE:
+            self.publish()
+
+    def publish(self) -> None:
+        """Let the rows so far appear: a part of them is about to."""
+        self._file = None
+        self._open.close()
 
 
 def columns_reader(folder: Folder) -> Callable[[Sequence[int]], list[bytes]]:
-    """Return a function that reads the columns of rows; asked in input order, it may pass rows over."""
-    number, at = -1, 0
+    """Return a function that reads the columns of rows; asked in input order, it may pass rows over.
+
+    Attempts that broke off left files that overlap; each is right for all of its rows.
+    """
+    files = sorted(range_ for range_ in map(rows_in, folder.names()) if range_ is not None)
+    starts = [start for start, _ in files]
+    at = end = 0
     lines: Iterator[tuple[int, bytes]] = iter(())
 
     def seek(index: int) -> None:
-        nonlocal number, at, lines
-        if index // ROWS_PER_FILE != number:
-            number = index // ROWS_PER_FILE
-            at = number * ROWS_PER_FILE
-            lines = split_lines(folder.blocks(rows_file(number))())
+        nonlocal at, end, lines
+        if not at <= index < end:
+            number = bisect(starts, index) - 1
+            while number >= 0 and files[number][1] <= index:
+                number -= 1
+            if number < 0:
+                raise FileNotFoundError(f"{folder.uri} has no file with the columns of row {index}")
+            at, end = files[number]
+            lines = split_lines(folder.blocks(rows_file(at, end))())
         next(islice(lines, index - at, index - at), None)
         at = index
 
@@ -66,7 +84,7 @@ def columns_reader(folder: Folder) -> Callable[[Sequence[int]], list[bytes]]:
             start = indexes[len(found)]
             seek(start)
             # As many as follow each other in one file, which is all of them where a batch has one model.
-            count = min(len(indexes) - len(found), (number + 1) * ROWS_PER_FILE - start)
+            count = min(len(indexes) - len(found), end - start)
             if indexes[len(found) + count - 1] - start >= count:
                 count = 1
             found += [line for _, line in islice(lines, count)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -42,25 +43,34 @@ class Folder:
         """Whether the file is there, whole."""
         return bool(self.fs.exists(f"{self.path}/{name}"))
 
+    def names(self) -> list[str]:
+        """Return the names of the files that are there, and of those that are being written."""
+        self.fs.invalidate_cache(self.path)
+        try:
+            return [str(path).rpartition("/")[2] for path in self.fs.ls(self.path, detail=False)]
+        except FileNotFoundError:
+            return []
+
     @contextmanager
-    def write(self, name: str, *, once: bool = False) -> Iterator[IO[bytes]]:
+    def write(self, name: str | Callable[[], str], *, once: bool = False) -> Iterator[IO[bytes]]:
         """Open a file for writing; it appears under its name, and lasts, only if the block ends without an error.
 
         Bytes are gathered on local disk first, so a crash leaves nothing half-written on object storage.
 
+        :param name: a function is asked for it at the end of the block.
         :param once: a file that is there by the end of the block stays, since others read in it already.
         """
+        name_of = name if callable(name) else lambda: name
         self.fs.makedirs(self.path, exist_ok=True)
-        final = f"{self.path}/{name}"
         if self._is_local:
-            temporary = Path(f"{final}.{uuid4().hex}.tmp")
+            temporary = Path(f"{self.path}/{uuid4().hex}.tmp")
             try:
                 with temporary.open("wb", buffering=BLOCK_BYTES) as file:
                     yield file
                     file.flush()
                     # The store commits what lies in the file, so it outlasts a loss of power like a commit.
                     os.fsync(file.fileno())
-                _publish(temporary, Path(final), once=once)
+                _publish(temporary, Path(f"{self.path}/{name_of()}"), once=once)
             finally:
                 temporary.unlink(missing_ok=True)
             return
@@ -68,8 +78,8 @@ class Folder:
             yield file
             file.flush()
             # Object stores show an object only when its upload is complete.
-            if not (once and self.exists(name)):
-                self.fs.put_file(file.name, final)
+            if not (once and self.exists(name_of())):
+                self.fs.put_file(file.name, f"{self.path}/{name_of()}")
 
     def rename(self, name: str, new_name: str) -> None:
         """Give a whole file another name, in place of any that has it."""
@@ -154,6 +164,15 @@ def answer_file(part_number: int, call: int) -> str:
     return f"part-{part_number:05d}.answer-{call:05d}.jsonl"
 
 
-def rows_file(number: int) -> str:
-    """Name of a file of the rows' own columns, one line per row in input order."""
-    return f"rows-{number:05d}.jsonl"
+def rows_file(start: int, end: int) -> str:
+    """Name of the file of the own columns of the rows from ``start`` to before ``end``, a line each in input order."""
+    return f"rows-{start:09d}-{end:09d}.jsonl"
+
+
+_ROWS_FILE = re.compile(r"rows-(\d{9,})-(\d{9,})\.jsonl")
+
+
+def rows_in(name: str) -> tuple[int, int] | None:
+    """Return start and end of the rows in a file of this name; ``None``: it is none of their columns."""
+    found = _ROWS_FILE.fullmatch(name)
+    return (int(found[1]), int(found[2])) if found else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import msgspec
 from sqlalchemy import Connection, select
 
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.store import batches
+from airflow_raif.store.records import OpenCreate
 from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import entry as entry_table
 from airflow_raif.store.tables import part as part_table
@@ -49,10 +48,11 @@ def part_number(connection: Connection, batch_key: int, index: int) -> int | Non
     return connection.scalar(select(entry_table.c.part_number).where(*where))
 
 
-def open_creates(connection: Connection, provider: str, request_count: int) -> list[tuple[str, int, datetime]]:
-    """Return batch id, number and intent of each part of a size whose create has no reply yet."""
+def open_creates(connection: Connection, provider: str, request_count: int) -> list[OpenCreate]:
+    """Return the parts of a size whose create has no reply yet."""
+    names = ("number", "intent_at", "input_ref", "request_bytes")
     statement = (
-        select(batch_table.c.batch_id, part_table.c.number, part_table.c.intent_at)
+        select(batch_table.c.batch_id, *(part_table.c[name] for name in names))
         .join(part_table, part_table.c.batch_key == batch_table.c.id)
         .where(
             batch_table.c.provider == provider,
@@ -64,4 +64,4 @@ def open_creates(connection: Connection, provider: str, request_count: int) -> l
         )
         .order_by(part_table.c.id)
     )
-    return [(row.batch_id, row.number, row.intent_at) for row in connection.execute(statement)]
+    return [OpenCreate(*row) for row in connection.execute(statement)]

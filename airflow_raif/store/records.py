@@ -102,6 +102,16 @@ class WaitingPart(msgspec.Struct, frozen=True, gc=False):
     submitted_at: datetime | None
 
 
+class OpenCreate(msgspec.Struct, frozen=True, gc=False):
+    """A part whose create has no reply yet."""
+
+    batch_id: str
+    number: int
+    intent_at: datetime
+    input_ref: str | None
+    request_bytes: int
+
+
 class PartRows(msgspec.Struct, frozen=True):
     """The rows that a part of the first round was made of: of a range of the input those of its model."""
 

@@ -50,15 +50,11 @@ def finish(connection: Connection, batch: Batch, fingerprint: str, request_count
     parts.update_batches(connection, {batch.id}, at)
 
 
-def give_up(connection: Connection, batch_id: str, at: datetime) -> bool:
-    """Make a batch whole as it is, without what was not read or not written.
-
-    :return: False: it was whole before.
-    """
-    where = (_batch.batch_id == batch_id, _batch.spooled_at.is_(None))
-    key = connection.scalar(select(_batch.id).where(*where).with_for_update())
+def give_up(connection: Connection, batch_id: str, at: datetime) -> None:
+    """Make a batch whole as it is, without what was not read or not written, unless it is whole."""
+    key = _hold(connection, batch_id)
     if key is None:
-        return False
+        return
     _forget_loose_entries(connection, key)
     count = connection.scalar(select(func.count()).where(entry_table.c.batch_key == key))
     connection.execute(
@@ -67,21 +63,28 @@ def give_up(connection: Connection, batch_id: str, at: datetime) -> bool:
         .values(request_count=count, spooled_at=at, spool_attempt=_batch.spool_attempt + 1)
     )
     parts.update_batches(connection, {key}, at)
-    return True
 
 
 def discard(connection: Connection, batch_id: str) -> bool:
     """Delete a batch that is not whole and of which nothing was sent; return whether there was one."""
-    # Both are held until the end, so that nobody adds a part or begins to send one meanwhile.
-    mine = select(_batch.id).where(_batch.batch_id == batch_id, _batch.spooled_at.is_(None))
-    connection.execute(select(part_table.c.id).where(part_table.c.batch_key.in_(mine)).with_for_update())
-    key = connection.scalar(mine.with_for_update())
+    key = _hold(connection, batch_id)
     if key is None or batches.get(connection, batch_id).is_sent:
         return False
     for table in (entry_table, part_table):
         connection.execute(delete(table).where(table.c.batch_key == key))
     connection.execute(delete(batch_table).where(_batch.id == key))
     return True
+
+
+def _hold(connection: Connection, batch_id: str) -> int | None:
+    """Keep a batch that is not whole, and its parts, from everybody else until the transaction ends; return its key.
+
+    Nobody adds a part or begins to send one meanwhile. Parts come first, as everywhere.
+    """
+    mine = select(_batch.id).where(_batch.batch_id == batch_id, _batch.spooled_at.is_(None))
+    held = select(part_table.c.id).where(part_table.c.batch_key.in_(mine)).order_by(part_table.c.id)
+    connection.execute(held.with_for_update())
+    return connection.scalar(mine.with_for_update())
 
 
 def _forget_loose_entries(connection: Connection, batch_key: int) -> None:

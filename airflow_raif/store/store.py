@@ -17,6 +17,7 @@ from airflow_raif.store.records import (
     ClaimTakenError,
     NewBatch,
     NewPart,
+    OpenCreate,
     PartRows,
     WaitingPart,
     kept_text,
@@ -86,11 +87,6 @@ class Store(EntryStore):
         """
         with self._transaction() as connection:
             spooling.finish(connection, batch, fingerprint, request_count, at)
-
-    def give_up_spooling(self, batch_id: str, at: datetime) -> bool:
-        """Close a batch that is not whole, as what was submitted of it; False: it was whole."""
-        with self._transaction() as connection:
-            return spooling.give_up(connection, batch_id, at)
 
     def record_error(self, batch_id: str, message: str) -> None:
         """Note what went wrong with a batch as a whole."""
@@ -254,8 +250,12 @@ class Store(EntryStore):
             return parts.submitted(connection, part_id, state, at)
 
     def request_cancel(self, batch: Batch, at: datetime) -> Batch:
-        """Cancel what of a batch was never sent, and note on what was that it is to stop."""
+        """Cancel what of a batch was never sent, and note on what was that it is to stop.
+
+        What was not read of its input is not wanted any more: the batch is whole as it is.
+        """
         with self._transaction() as connection:
+            spooling.give_up(connection, batch.batch_id, at)
             parts.request_cancel(connection, batch, at)
             return batches.get(connection, batch.batch_id)
 
@@ -294,8 +294,8 @@ class Store(EntryStore):
         with self._transaction() as connection:
             return parts.waiting(connection, batch_ids)
 
-    def open_creates(self, provider: str, request_count: int) -> list[tuple[str, int, datetime]]:
-        """Return batch id, number and intent of each part of a size whose create has no reply yet."""
+    def open_creates(self, provider: str, request_count: int) -> list[OpenCreate]:
+        """Return the parts of a size whose create has no reply yet."""
         with self._transaction() as connection:
             return browse.open_creates(connection, provider, request_count)
 

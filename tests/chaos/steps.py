@@ -132,11 +132,12 @@ class SteppedFolder(Folder):
         return found
 
     @contextmanager
-    def write(self, name: str, **options: Any) -> Iterator[IO[bytes]]:
+    def write(self, name: str | Callable[[], str], **options: Any) -> Iterator[IO[bytes]]:
         with super().write(name, **options) as file:
             yield file
-            self.steps(f"before {name} is renamed")
-        self.steps(f"after {name} is renamed", is_write=True)
+            final = name() if callable(name) else name
+            self.steps(f"before {final} is renamed")
+        self.steps(f"after {final} is renamed", is_write=True)
 
     def rename(self, name: str, new_name: str) -> None:
         super().rename(name, new_name)

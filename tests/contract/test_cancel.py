@@ -161,9 +161,11 @@ def test_cancel_of_a_create_whose_worker_died(provider, runtime, emulator, store
     if runtime.adapter.has_tag:
         cancel_batch(runtime, batch.batch_id)
     else:
+        with pytest.raises(UnavailableError, match=f"{made}.* Retry the task"):
+            cancel_batch(runtime, batch.batch_id)
         for _ in range(2):
             with pytest.raises(AmbiguousSubmitError, match=f"adopt {batch.batch_id} 0 .* and cancels it") as told:
-                cancel_batch(runtime, batch.batch_id)
+                cancel_batch(later(runtime), batch.batch_id)
             assert made in str(told.value)
         assert statuses_at(emulator, provider) == ["in_progress"]
         assert adopt_part(runtime, batch.batch_id, 0, made).parts[0].is_canceling

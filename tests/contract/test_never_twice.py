@@ -251,6 +251,33 @@ def test_two_creates_of_a_size_whose_replies_are_out(provider, runtime, emulator
     assert emulator.state.creates[provider] == 2
 
 
+def test_two_creates_of_a_size_that_both_arrived(provider, runtime, emulator, store):
+    """As long as the replies may come to other attempts, who cannot tell them apart tries again."""
+    pairs = []
+    for _ in range(2):
+        batch = create_batch(runtime, rows(3), defaults=defaults_of(provider))
+        spooled = runtime.spooled_part(batch, batch.parts[0])
+        store.record_intent(batch.parts[0].id, runtime.clock())
+        pairs.append(
+            (
+                batch,
+                runtime.adapter.create(runtime.transport, spooled, runtime.adapter.upload(runtime.transport, spooled)),
+            )
+        )
+    (batch, made), (other, other_made) = pairs
+    if not runtime.adapter.has_tag:
+        with pytest.raises(UnavailableError, match="may be any of") as told:
+            submit_batch(runtime, batch.batch_id)
+        assert made.provider_batch_id in str(told.value)
+        assert other_made.provider_batch_id in str(told.value)
+        with pytest.raises(AmbiguousSubmitError, match="may be any of"):
+            submit_batch(later(runtime), batch.batch_id)
+    store.record_submitted(other.parts[0].id, other_made, runtime.clock())
+    batch = submit_batch(later(runtime), batch.batch_id)
+    assert batch.parts[0].provider_batch_id == made.provider_batch_id
+    assert emulator.state.creates[provider] == 2
+
+
 def test_ended_stranger_of_the_same_size_is_not_adopted(provider, emulator_of, store, tmp_path):
     """Of an ended batch the ids in its results tell whose it is."""
     emulator = emulator_of()

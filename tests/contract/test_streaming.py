@@ -318,27 +318,50 @@ def test_a_cancel_that_was_killed_in_the_middle_is_gone_on_with(provider, runtim
     emulator.state.faults.done_at_cancel = 1.0
     break_off(runtime, rows(4))
     cut = store.find_by_claim(CLAIM)
-    store.give_up_spooling(cut.batch_id, runtime.clock())
+    store.request_cancel(cut, runtime.clock())
     batch = start(runtime, rows(4))
     assert batch.batch_id != cut.batch_id
     assert emulator.state.requests[f"{provider}.batches.cancel"] == len(cut.parts)
     assert store.get_batch(cut.batch_id).results_fetched_at is not None
 
 
-def test_a_cancel_that_died_before_it_told_anybody(provider, runtime, emulator, store):
-    """The next attempt finishes it, also where nothing was sent yet, and starts a new batch."""
+def test_what_waited_while_the_input_was_read_and_was_canceled_is_not_sent(provider, runtime, emulator, store):
+    """The attempt that read on sends none of it, even if whoever cancels has told the provider nothing yet."""
 
     def canceled_halfway():
         yield from rows(5)
-        store.give_up_spooling(store.find_by_claim(CLAIM).batch_id, runtime.clock())
+        store.request_cancel(store.find_by_claim(CLAIM), runtime.clock())
         yield from rows(7)[5:]
 
     with pytest.raises(AttemptLostError):
         create_batch(runtime, canceled_halfway(), defaults=defaults_of(provider), claim=CLAIM)
     cut = store.find_by_claim(CLAIM)
+    assert cut.status is BatchStatus.CANCELED
     assert start(runtime, rows(7)).batch_id != cut.batch_id
-    assert store.get_batch(cut.batch_id).status is BatchStatus.CANCELED
     assert emulator.state.creates[provider] == 4
+
+
+def test_rows_of_a_batch_that_was_cut_short_keep_their_columns(provider, open_with, emulator, store, tmp_path):
+    """What was submitted has its rows' own columns, whichever attempt read them, and of whichever model they are."""
+    emulator.state.faults.done_at_cancel = 1.0
+    given = [row | ({"model": OTHER_MODELS[provider]} if n % 3 == 0 else {}) for n, row in enumerate(rows(30))]
+
+    def canceled():
+        yield from given[:25]
+        cancel_batch(runtime, store.find_by_claim(CLAIM).batch_id)
+        yield from given[25:]
+
+    with open_with(max_requests=2) as runtime:
+        break_off(runtime, given[:9])
+    with open_with(max_requests=5) as runtime:
+        batch = start(runtime, canceled())
+        assert batch.is_cut_short
+        object.__setattr__(emulator.settings, "progress", Progress())
+        fetch_batch_status(runtime, batch.batch_id)
+        fetch_batch_results(runtime, batch.batch_id)
+        found = read_rows(apply_results(runtime, batch.batch_id, folder(tmp_path / "out")).result_uri)
+    assert 9 < len(found) < 25
+    assert [row["custom_id"] for row in found] == [f"row {row['shelf']}" for row in found]
 
 
 @pytest.mark.parametrize("read", [1, 5, 6])

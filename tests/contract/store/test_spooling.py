@@ -132,9 +132,8 @@ def test_two_parts_end_at_once(store):
 
 def test_given_up(store, begun):
     """What was submitted becomes a batch of its own, and no attempt goes on with it."""
-    assert store.give_up_spooling("b1", NOW)
-    assert not store.give_up_spooling("b1", NOW)
-    found = store.get_batch("b1")
+    found = store.request_cancel(begun, NOW)
+    assert store.request_cancel(begun, NOW) == found
     assert (found.request_count, found.spooled_at, found.fingerprint) == (2, NOW, None)
     assert found.is_cut_short
     with pytest.raises(AttemptLostError):
@@ -145,7 +144,7 @@ def test_given_up(store, begun):
 def test_given_up_after_its_end(store, begun):
     """A batch whose parts had all ended is over at once."""
     store.record_states({begun.parts[0].id: state(BatchStatus.ENDED)}, NOW)
-    store.give_up_spooling("b1", NOW)
+    store.request_cancel(begun, NOW)
     assert store.get_batch("b1").status is BatchStatus.ENDED
 
 

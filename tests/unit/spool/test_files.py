@@ -36,6 +36,16 @@ def test_a_file_that_was_not_finished_does_not_exist(folder):
     assert not folder.exists("a.jsonl")
 
 
+def test_a_file_may_be_named_at_its_end(folder):
+    """Named after what is in it, and found in the list from then on."""
+    assert folder.names() == []
+    lines = []
+    with folder.write(lambda: f"{len(lines)}-lines.jsonl") as file:
+        lines.append(file.write(b"a"))
+        assert "1-lines.jsonl" not in folder.names()
+    assert folder.names() == ["1-lines.jsonl"]
+
+
 def test_a_whole_file_stays_when_its_replacement_fails(folder):
     """What was there before is not lost."""
     with folder.write("a.jsonl") as file:
