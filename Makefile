@@ -7,7 +7,7 @@ CONSTRAINTS := constraints/airflow-$(AIRFLOW)-py3.11.txt
 CELERY_CONSTRAINTS := constraints/airflow-$(AIRFLOW)-celery-py3.11.txt
 BIN := $(VENV)/bin
 # More processes than cores, since tests wait for servers; a file's tests stay together, and files keep their order.
-SHARED := -n 3 --dist loadfile --no-loadscope-reorder
+SHARED := -n 5 --dist loadfile --no-loadscope-reorder
 DEPENDENCY_GROUPS ?= test lint
 # Bytecode makes every start of Airflow twice as fast.
 unexport PYTHONDONTWRITEBYTECODE
