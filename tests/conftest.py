@@ -57,7 +57,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def stopping() -> Iterator[Callable[[EmulatorServer], object]]:
-    """Stop emulators while the next tests run: their server takes a sixth of a second for it, as long as many a test."""
+    """Stop emulators while the next tests run: it takes them a sixth of a second, as long as many a test."""
     with ThreadPoolExecutor(4) as pool:
         stopped: list[Future[None]] = []
         yield lambda server: stopped.append(pool.submit(server.stop))

@@ -42,8 +42,9 @@ def _divide(runtime: Runtime, batch: Batch, part: Part) -> None:
     with files:
         for _, line in split_lines(folder.blocks(requests_file(part.number))()):
             files.add(part.model, line)
-    moved = moved_entries(folder, new, draft)
-    if not runtime.store.divide_part(batch, part, new, moved, runtime.clock()):
+    with moved_entries(folder, new, draft) as moved:
+        is_divided = runtime.store.divide_part(batch, part, new, moved, runtime.clock())
+    if not is_divided:
         for each in new:
             folder.remove(requests_file(each.number) + draft)
         return

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import IO, Self
@@ -39,24 +40,32 @@ def row_of(line: bytes) -> int | None:
 MOVE_CHUNK = 2000
 
 
-def moved_entries(folder: Folder, parts: Sequence[NewPart], draft: str) -> Iterator[list[tuple[int, int, int, int]]]:
+@contextmanager
+def moved_entries(
+    folder: Folder, parts: Sequence[NewPart], draft: str
+) -> Iterator[Iterator[list[tuple[int, int, int, int]]]]:
     """Give the files of new parts their names, and yield where each entry's request lies now, in chunks.
 
-    The store asks once nobody else can add the parts.
+    The store asks once nobody else can add the parts, in a transaction; what is to be downloaded is here before.
 
     :param draft: what their names end with until then.
     :return: index, part number, offset and length of each.
     """
-    for part in parts:
-        folder.rename(requests_file(part.number) + draft, requests_file(part.number))
-        with folder.local_copy(requests_file(part.number)) as file:
-            lines = split_lines(iter(lambda: file.read(1 << 20), b""))
-            while chunk := list(islice(lines, MOVE_CHUNK)):
-                yield [
-                    (index, part.number, offset, len(line))
-                    for offset, line in chunk
-                    if (index := row_of(line)) is not None
-                ]
+    with ExitStack() as stack:
+        copies = [stack.enter_context(folder.local_copy(requests_file(part.number) + draft)) for part in parts]
+
+        def chunks() -> Iterator[list[tuple[int, int, int, int]]]:
+            for part, file in zip(parts, copies, strict=True):
+                folder.rename(requests_file(part.number) + draft, requests_file(part.number))
+                lines = split_lines(iter(partial(file.read, 1 << 20), b""))
+                while chunk := list(islice(lines, MOVE_CHUNK)):
+                    yield [
+                        (index, part.number, offset, len(line))
+                        for offset, line in chunk
+                        if (index := row_of(line)) is not None
+                    ]
+
+        yield chunks()
 
 
 @dataclass

@@ -58,8 +58,10 @@ def open_round(runtime: Runtime, batch: Batch, share: Share | None = None) -> bo
     if is_last:
         new = [msgspec.structs.replace(part, is_synchronous=True) for part in new]
     is_open = count > 0 and (is_last or not is_over)
-    moved = moved_entries(folder, new, draft)
-    if not is_open or not runtime.store.open_round(batch, new, moved, share.part if share else None):
+    if is_open:
+        with moved_entries(folder, new, draft) as moved:
+            is_open = runtime.store.open_round(batch, new, moved, share.part if share else None)
+    if not is_open:
         for part in new:
             folder.remove(requests_file(part.number) + draft)
         return False

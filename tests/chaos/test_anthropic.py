@@ -9,7 +9,6 @@ from tests.chaos.short import STORES, check_deaths, check_lives
 pytestmark = pytest.mark.postgres
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("store", STORES)
 def test_random_lives(store):
     """Whatever comes together, the three figures are nothing."""
