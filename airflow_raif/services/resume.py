@@ -40,21 +40,19 @@ def resume_batch(
     :raises AmbiguousSubmitError: what is to stop cannot be told at the provider.
     :raises ProviderError: the provider refuses, or does not answer about a batch that is not replaced.
     """
-    while (batch := runtime.store.find_by_claim(claim)) is not None and batch.spooled_at is None:
-        if batch.is_sent:
+    while True:
+        batch = _find(runtime, claim)
+        if batch is None or batch.spooled_at is None:
             return batch
-        if runtime.store.discard_batch(batch.batch_id):
-            log.info("Discarded batch %s, which was never created whole", batch.batch_id)
-            runtime.folder(batch.batch_id).delete()
-    if batch is None:
-        return None
-    if batch.is_cancel_requested or batch.is_canceling:
-        batch = _stop(runtime, batch)
-    if batch.status.is_terminal:
+        if batch.is_cancel_requested or batch.is_canceling:
+            batch = _stop(runtime, batch)
+        if not batch.status.is_terminal:
+            break
         batch = _fetch(runtime, batch)
-        if batch.was_canceled or not (has_round_left(runtime, batch) or _is_paid(runtime, batch)):
+        if not batch.was_canceled and (has_round_left(runtime, batch) or _is_paid(runtime, batch)):
+            break
+        if runtime.store.release_claim(batch, runtime.clock()):
             log.info("Batch %s %s; starting a new one", batch.batch_id, batch.status)
-            runtime.store.release_claim(batch.batch_id, runtime.clock())
             return None
     if fingerprint is not None and batch.fingerprint != fingerprint():
         if on_input_change == "resubmit":
@@ -68,17 +66,29 @@ def resume_batch(
     return batch
 
 
+def _find(runtime: Runtime, claim: Claim) -> Batch | None:
+    """Return the batch of a claim; one that was not spooled whole and of which nothing was sent is discarded."""
+    while (batch := runtime.store.find_by_claim(claim)) is not None and batch.spooled_at is None and not batch.is_sent:
+        if runtime.store.discard_batch(batch.batch_id):
+            log.info("Discarded batch %s, which was never created whole", batch.batch_id)
+            runtime.folder(batch.batch_id).delete()
+    return batch
+
+
 def give_up(runtime: Runtime, batch: Batch) -> None:
     """Release the claim of a batch that was made of another input, once it has stopped and its results are fetched.
 
     :raises BatchStoppingError: it has not stopped yet; it is told to.
     """
     log.warning("The input changed since batch %s was created (%s); it is replaced", batch.batch_id, batch.status)
-    if not batch.status.is_terminal:
-        # Also what was never sent: an older attempt may be about to.
-        batch = runtime.store.request_cancel(batch, runtime.clock())
-        _fetch(runtime, batch if batch.status.is_terminal else _stop(runtime, batch))
-    runtime.store.release_claim(batch.batch_id, runtime.clock())
+    while True:
+        if not batch.status.is_terminal:
+            # Also what was never sent: an older attempt may be about to.
+            batch = runtime.store.request_cancel(batch, runtime.clock())
+            batch = _fetch(runtime, batch if batch.status.is_terminal else _stop(runtime, batch))
+        if runtime.store.release_claim(batch, runtime.clock()):
+            return
+        batch = runtime.store.get_batch(batch.batch_id)
 
 
 def _stop(runtime: Runtime, batch: Batch) -> Batch:

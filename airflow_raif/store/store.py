@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, Claim, Part, PartState
@@ -62,9 +62,16 @@ class Store(EntryStore):
         with self._transaction() as connection:
             return batches.find_by_claim(connection, claim)
 
-    def release_claim(self, batch_id: str, at: datetime) -> None:
-        """Let the task instance make a new batch; this one stays, and still tells whose it was."""
-        self._update_batch(batch_id, claim_released_at=at)
+    def release_claim(self, batch: Batch, at: datetime) -> bool:
+        """Let the task instance make a new batch; this one stays, and still tells whose it was.
+
+        :return: False: another attempt opened a round of it since it was read, so it is worth waiting for.
+        """
+        columns = batch_table.c
+        where = (columns.id == batch.id, columns.results_fetched_at == batch.results_fetched_at)
+        with self._transaction() as connection:
+            values = {"claim_released_at": func.coalesce(columns.claim_released_at, at)}
+            return bool(connection.execute(update(batch_table).where(*where).values(values)).rowcount)
 
     def discard_batch(self, batch_id: str) -> bool:
         """Delete a batch that is not whole and of which nothing was sent; return whether there was one."""

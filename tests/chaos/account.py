@@ -60,7 +60,7 @@ def check(plan: Plan, store: Store, world: World, report: Report, history: list[
         figures.wrong.append("the batch is not applied")
         return figures
     found = read_rows(batch.result_uri)
-    _count_rows(figures, plan, found)
+    _count_rows(figures, plan, batch, found)
     _count_answers(figures, plan, batch, found, report, history)
     return figures
 
@@ -71,8 +71,8 @@ def _is_wrong(line: str, report: Report) -> bool:
         return True
     if ": fatal" not in line or line.startswith("zombie"):
         return False
-    if line.startswith("cancel: fatal: AmbiguousSubmitError"):
-        # A batch without a mark is not canceled by its time and size alone; a user is to decide.
+    if "fatal: AmbiguousSubmitError" in line and "only time and size tell" in line:
+        # A batch without a mark is not canceled by these alone; a user is to decide, or it ends and its results tell.
         return False
     refused = {each.partition(" ")[0] for each in report.struck} & {"400", "401", "404"}
     return not (refused and any(f": {error}" in line for error in REFUSED))
@@ -109,8 +109,11 @@ def _count_creates(figures: Figures, batches: list[Batch], world: World, report:
         figures.wrong.append(f"made more than once: {again}")
 
 
-def _count_rows(figures: Figures, plan: Plan, found: list[dict[str, Any]]) -> None:
+def _count_rows(figures: Figures, plan: Plan, batch: Batch, found: list[dict[str, Any]]) -> None:
     given = [each["custom_id"] for each in rows(plan.rows)]
+    if batch.is_cut_short:
+        # What was not read of the input when somebody canceled is in no batch; its task fails.
+        del given[batch.request_count :]
     ids = [each["custom_id"] for each in found]
     figures.lost = len(given) - sum((Counter(given) & Counter(ids)).values())
     if ids != given:

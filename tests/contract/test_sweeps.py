@@ -293,7 +293,7 @@ def test_the_batch_of_a_task_that_is_over_is_canceled(each, world):
 def test_a_batch_that_its_task_gave_up_does_not_speak_for_the_task(world):
     """The task instance has another batch by now, so its state says nothing about this one."""
     batch = world.submit("openai")
-    world.store.release_claim(batch.batch_id, world.clock())
+    world.store.release_claim(batch, world.clock())
     world.passes(LATER)
     report = world.sweep(task_state=lambda claim: pytest.fail(f"asked for {claim}"))
     assert report.counts["resumed"] == 1

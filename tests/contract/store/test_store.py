@@ -89,7 +89,7 @@ def test_claim_is_held_by_one_batch(store):
         new_batch(store, "b2")
     assert caught.value.batch_id == "b1"
     assert store.find_by_claim(CLAIM).batch_id == "b1"
-    store.release_claim("b1", NOW)
+    assert store.release_claim(first, NOW)
     assert store.find_by_claim(CLAIM) is None
     assert new_batch(store, "b2").claim == CLAIM
     assert store.get_batch("b1").claim == first.claim
