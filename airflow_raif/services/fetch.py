@@ -53,8 +53,13 @@ def fetch_batch_results(runtime: Runtime, batch_id: str) -> Batch:
     batch = runtime.store.get_batch(batch_id)
     if batch.results_fetched_at is not None:
         return batch
-    if running := [part.number for part in batch.parts if not part.status.is_terminal]:
-        raise InvalidBatchError(f"batch {batch_id} is {batch.status}: part {running[0]} has not ended, poll it first")
+    if running := [part for part in batch.parts if not part.status.is_terminal]:
+        error = InvalidBatchError(
+            f"batch {batch_id} is {batch.status}: part {running[0].number} has not ended, poll it first"
+        )
+        # A round that another attempt opened meanwhile: who tries again waits for it.
+        error.retryable = running[0].round > 0
+        raise error
     return fetch_ended_parts(runtime, batch_id)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from airflow_raif.domain.batch import Batch, Claim
 from airflow_raif.domain.errors import BatchStoppingError, InputChangedError, InvalidBatchError, TransientProviderError
 from airflow_raif.services.cancel import cancel_batch
-from airflow_raif.services.fetch import fetch_batch_results
+from airflow_raif.services.fetch import fetch_ended_parts
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.rounds import has_round_left
 from airflow_raif.services.runtime import Runtime
@@ -49,7 +49,7 @@ def resume_batch(
         if not batch.status.is_terminal:
             break
         batch = _fetch(runtime, batch)
-        if not batch.was_canceled and (has_round_left(runtime, batch) or _is_paid(runtime, batch)):
+        if not _is_over_for_good(runtime, batch):
             break
         if runtime.store.release_claim(batch, runtime.clock()):
             log.info("Batch %s %s; starting a new one", batch.batch_id, batch.status)
@@ -86,7 +86,7 @@ def give_up(runtime: Runtime, batch: Batch) -> None:
             # Also what was never sent: an older attempt may be about to.
             batch = runtime.store.request_cancel(batch, runtime.clock())
             batch = _fetch(runtime, batch if batch.status.is_terminal else _stop(runtime, batch))
-        if runtime.store.release_claim(batch, runtime.clock()):
+        if batch.status.is_terminal and runtime.store.release_claim(batch, runtime.clock()):
             return
         batch = runtime.store.get_batch(batch.batch_id)
 
@@ -112,16 +112,24 @@ def _stop(runtime: Runtime, batch: Batch) -> Batch:
 
 
 def _fetch(runtime: Runtime, batch: Batch) -> Batch:
-    """Fetch the results of a terminal batch.
+    """Fetch the results of a terminal batch; it runs again if another attempt opened a round meanwhile.
 
     :raises BatchStoppingError: the provider does not answer, and the batch was canceled.
     """
     try:
-        return fetch_batch_results(runtime, batch.batch_id)
+        return batch if batch.results_fetched_at is not None else fetch_ended_parts(runtime, batch.batch_id)
     except TransientProviderError as error:
         if batch.was_canceled:
             raise BatchStoppingError(batch.batch_id, error) from error
         raise
+
+
+def _is_over_for_good(runtime: Runtime, batch: Batch) -> bool:
+    """Whether nothing of a fetched batch is worth waiting for or applying."""
+    if not batch.status.is_terminal:
+        # Another attempt opened a round meanwhile.
+        return False
+    return batch.was_canceled or not (has_round_left(runtime, batch) or _is_paid(runtime, batch))
 
 
 def _is_paid(runtime: Runtime, batch: Batch) -> bool:

@@ -78,7 +78,7 @@ def _what_is_left(batch: Batch, share: Share | None) -> tuple[int, bool]:
     """Return how many entries may go through the synchronous API, and whether all rounds of batch jobs are used."""
     parts = share.parts if share else batch.parts
     is_last = any(part.is_synchronous for part in parts) or any(p.status is BatchStatus.CANCELED for p in batch.parts)
-    if is_last or batch.spool_deleted_at is not None:
+    if is_last or batch.is_cut_short or batch.spool_deleted_at is not None:
         return 0, True
     return batch.round_policy.synchronous_stragglers, _rounds(parts) >= batch.round_policy.max_rounds
 

@@ -313,6 +313,21 @@ def test_cancel_in_the_middle(provider, runtime, emulator, store):
     assert emulator.state.creates[provider] == 2 + 5
 
 
+def test_a_batch_that_was_cut_short_and_had_expired_opens_no_round(provider, runtime, emulator, store):
+    """Somebody canceled it, though its parts were over by then: the next attempt makes a new one."""
+    emulator.state.faults.expire_after = 0.0
+    object.__setattr__(emulator.settings, "progress", Progress())
+    break_off(runtime, rows(5))
+    cut = store.find_by_claim(CLAIM)
+    for part in cut.parts:
+        runtime.transport.send(runtime.adapter.get_request(part.provider_batch_id))
+    cancel_batch(runtime, cut.batch_id)
+    assert store.get_batch(cut.batch_id).status is BatchStatus.EXPIRED
+    assert advance_batch(runtime, cut.batch_id).status is BatchStatus.EXPIRED
+    assert emulator.state.creates[provider] == 2
+    assert start(runtime, rows(5)).batch_id != cut.batch_id
+
+
 def test_a_cancel_that_was_killed_in_the_middle_is_gone_on_with(provider, runtime, emulator, store):
     """It had cut the batch short and told the provider nothing: the next attempt does, then makes its own."""
     emulator.state.faults.done_at_cancel = 1.0

@@ -8,7 +8,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from airflow_raif.domain.errors import TransientProviderError, UnavailableError
+from airflow_raif.domain.errors import InvalidBatchError, TransientProviderError, UnavailableError
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.wire_id import make_wire_id
@@ -54,15 +54,6 @@ def ended(runtime, count, policy=None):
     )
     assert fetch_batch_status(runtime, batch.batch_id) is BatchStatus.ENDED
     return batch
-
-
-def ended_with_nothing(runtime, store, policy):
-    """Start a batch that has expired without an answer, and fetch it."""
-    batch = start_batch(
-        runtime, lambda: rows(3), defaults=defaults_of(runtime.adapter.name), claim=CLAIM, round_policy=policy
-    )
-    assert fetch_batch_status(runtime, batch.batch_id).is_terminal
-    return fetch_batch_results(runtime, batch.batch_id)
 
 
 def statuses(runtime, batch, tmp_path):
@@ -206,24 +197,35 @@ def test_the_other_opens_a_round_while_one_advances(provider, runtime, emulator,
     assert emulator.state.creates[provider] == 2
 
 
-@pytest.mark.parametrize("step", ["iter_repeatable", "release_claim"])
+@pytest.mark.parametrize("step", ["mark_fetched", "iter_repeatable", "release_claim"])
 def test_the_other_opens_a_round_while_one_gives_up_the_batch(provider, runtime, emulator, store, monkeypatch, step):
     """Nothing came of the batch, and one attempt is about to make a new one: it waits for the other's round instead."""
     emulator.state.faults.expire_after = 0.0
-    policy = RoundPolicy(max_rounds=1 if step == "iter_repeatable" else 0)
-    batch = ended_with_nothing(runtime, store, policy)
+    policy = RoundPolicy(max_rounds=0 if step == "release_claim" else 1)
+    arguments = {"defaults": defaults_of(provider), "claim": CLAIM, "round_policy": policy}
+    batch = start_batch(runtime, lambda: rows(3), **arguments)
+    assert fetch_batch_status(runtime, batch.batch_id).is_terminal
 
-    def round_is_open():
+    def other_opens_a_round():
         emulator.state.faults.expire_after = None
-        open_round(
-            runtime, msgspec.structs.replace(store.get_batch(batch.batch_id), round_policy=RoundPolicy(max_rounds=1))
-        )
+        fetched = fetch_batch_results(runtime, batch.batch_id)
+        assert open_round(runtime, msgspec.structs.replace(fetched, round_policy=RoundPolicy(max_rounds=1)))
 
-    first(monkeypatch, store, step, round_is_open)
-    again = start_batch(runtime, lambda: rows(3), defaults=defaults_of(provider), claim=CLAIM, round_policy=policy)
+    first(monkeypatch, store, step, other_opens_a_round)
+    again = start_batch(runtime, lambda: rows(3), **arguments)
     assert again.batch_id == batch.batch_id
     assert [part.round for part in again.parts] == [0, 1]
     assert store.find_by_claim(CLAIM).batch_id == batch.batch_id
+
+
+def test_who_fetches_while_the_other_opens_a_round_is_to_try_again(provider, runtime, emulator, store):
+    """That the batch runs once more is no fault of the task."""
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[1], batches=1))
+    batch = ended(runtime, 3)
+    advance_batch(runtime, batch.batch_id)
+    with pytest.raises(InvalidBatchError, match="part 1 has not ended") as told:
+        fetch_batch_results(runtime, batch.batch_id)
+    assert told.value.retryable
 
 
 def test_one_applies_while_the_other_opens_a_round(provider, runtime, emulator, store, tmp_path, monkeypatch):
