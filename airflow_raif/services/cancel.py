@@ -30,7 +30,7 @@ def cancel_batch(runtime: Runtime, batch_id: str) -> BatchStatus:
     :raises ProviderError: a part may run and could not be canceled; the others were asked to stop. Call it again.
     """
     batch = runtime.store.get_batch(batch_id)
-    if batch.status.is_terminal or not (batch.is_sent or batch.is_held_back):
+    if batch.status.is_terminal or not (batch.is_sent or batch.is_held_back or batch.is_cancel_requested):
         state = f"is {batch.status}" if batch.status.is_terminal else "was never submitted"
         raise InvalidBatchError(f"batch {batch_id} {state} and cannot be canceled")
     if not runtime.adapter.can_cancel:

@@ -139,6 +139,15 @@ def clear_intent(connection: Connection, part_id: int, at: datetime) -> None:
     _end_unsent(connection, *where, part_table.c.raw_status == CANCEL_REQUESTED, status=BatchStatus.CANCELED, at=at)
 
 
+def lock(connection: Connection, batch_key: int) -> None:
+    """Keep the parts of a batch from everybody else until the transaction ends.
+
+    Who writes parts locks them in this order, and their batch after them, so that no two wait for each other.
+    """
+    columns = part_table.c
+    connection.execute(select(columns.id).where(columns.batch_key == batch_key).order_by(columns.id).with_for_update())
+
+
 def request_cancel(connection: Connection, batch: Batch, at: datetime) -> None:
     """Cancel the parts of which nothing was sent, and note on those that run, unless they stop, that they are to."""
     columns = part_table.c

@@ -196,6 +196,7 @@ class Store(EntryStore):
         :return: False: another process opened it, or added other parts, and nothing was written.
         """
         with self._transaction() as connection:
+            parts.lock(connection, batch.id)
             if not parts.reopen(connection, batch, part):
                 return False
             for each in new:
@@ -262,6 +263,7 @@ class Store(EntryStore):
         What was not read of its input is not wanted any more: the batch is whole as it is.
         """
         with self._transaction() as connection:
+            parts.lock(connection, batch.id)
             spooling.give_up(connection, batch.batch_id, at)
             parts.request_cancel(connection, batch, at)
             return batches.get(connection, batch.batch_id)
@@ -280,6 +282,7 @@ class Store(EntryStore):
         :return: False: a round was opened since, so they are not all, and nothing was noted.
         """
         with self._transaction() as connection:
+            parts.lock(connection, batch.id)
             # Whoever opens a round, or applies another part, waits for this.
             connection.execute(select(batch_table.c.id).where(batch_table.c.id == batch.id).with_for_update())
             if entries.parts_of(connection, batch.id, rows) != set(numbers):

@@ -135,7 +135,8 @@ class Life:
         self._note(tried.let_go(), "zombie")
 
     def _note(self, tried: Try, what: str) -> bool:
-        self._outcome.history.append(f"{what}: {' | '.join(each for each in tried.lines if each[0] != '#')}")
+        said = [each for each in tried.lines if each[0] != "#"] or [tried.state]
+        self._outcome.history.append(f"{what}: {' | '.join(said)}")
         self._outcome.steps.append(tried.steps)
         word, _, rest = tried.state.partition(" ")
         if tried.state == "killed":

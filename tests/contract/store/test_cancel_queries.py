@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 
 import pytest
 
@@ -106,3 +108,26 @@ def test_lists_and_holders(store):
     assert store.holder_of("b2 1") == ("b2", 1)
     assert store.holder_of("b2 7") is None
     assert [store.part_of_entry(batch, index) for index in range(3)] == [0, 1, None]
+
+
+def test_a_cancel_beside_a_create_that_made_nothing(store):
+    """Whoever is first, the parts are canceled, and neither waits for the other for ever."""
+    for turn in range(20):
+        made = new_batch(store, f"t{turn}", parts=3)
+        for part in made.parts[:2]:
+            store.record_intent(part.id, NOW)
+        barrier = Barrier(2)
+
+        def clear(made=made, barrier=barrier):
+            barrier.wait(30)
+            for part in made.parts[:2]:
+                store.clear_intent(part.id, NOW)
+
+        def cancel(made=made, barrier=barrier):
+            barrier.wait(30)
+            store.request_cancel(made, NOW)
+
+        with ThreadPoolExecutor(2) as pool:
+            for each in [pool.submit(clear), pool.submit(cancel)]:
+                each.result(60)
+        assert store.get_batch(made.batch_id).status is BatchStatus.CANCELED
