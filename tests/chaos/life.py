@@ -14,6 +14,8 @@ from tests.chaos.worker import BESIDE, Try, World, claim_of, deferred_try, fork,
 
 #: A life that is not done after so many tries never will be.
 MAX_TRIES = 60
+#: After so many tries the next one comes half an hour later.
+PATIENT_AFTER = 20
 #: The step at which rows are written and the store is not told yet.
 APPLYING = "before results.jsonl"
 
@@ -55,7 +57,7 @@ class Life:
         self._provider.begin(self._plan.behaviour)
         is_done = False
         for number in range(MAX_TRIES):
-            attempt = self._plan.attempts[number] if number < len(self._plan.attempts) else Attempt()
+            attempt = self._plan.attempts[number] if number < len(self._plan.attempts) else self._calm(number)
             self._world.offset.value += attempt.pause
             is_done = self._one(attempt, number)
             if is_done and number >= len(self._plan.attempts) - 1:
@@ -69,6 +71,10 @@ class Life:
         outcome.met += [*report.struck, *self._plan.faults]
         outcome.figures = check(self._plan, store, self._world, report, outcome.history, is_done=is_done)
         return outcome
+
+    def _calm(self, number: int) -> Attempt:
+        # A queue that was full many times is asked ever more seldom.
+        return Attempt(pause=1800.0) if number > PATIENT_AFTER else Attempt()
 
     def _is_replaced(self, store: Store) -> bool:
         """Whether a try that slept made a batch in place of a canceled one; a clear goes on with that."""
