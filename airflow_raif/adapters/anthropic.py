@@ -27,7 +27,7 @@ from airflow_raif.adapters.base import (
 )
 from airflow_raif.adapters.lookup import first_wire_id, listed
 from airflow_raif.adapters.schemas import anthropic_schema
-from airflow_raif.adapters.text_form import check_form, encode_json, merge_params, split_system, text_messages
+from airflow_raif.adapters.text_form import line_encoder, merge_params, split_system, text_messages
 from airflow_raif.domain.batch import Counts, PartState
 from airflow_raif.domain.errors import InvalidRequestError, MalformedResponseError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
@@ -121,8 +121,7 @@ class AnthropicAdapter(Adapter):
             shared["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
         shared = merge_params(shared, defaults.params)
 
-        def encode(request: EntryRequest, wire_id: str) -> bytes:
-            check_form(request)
+        def params_of(request: EntryRequest) -> dict[str, Any]:
             if request.body is not None:
                 params = {"model": request.model or defaults.model, **request.body}
             else:
@@ -132,9 +131,9 @@ class AnthropicAdapter(Adapter):
                 raise InvalidRequestError(
                     "Anthropic wants max_tokens with every request; set it for the batch or the row"
                 )
-            return b'{"custom_id":"' + wire_id.encode() + b'","params":' + encode_json(params) + b"}"
+            return params
 
-        return encode
+        return line_encoder(b'{"custom_id":"', b'","params":', params_of)
 
     # Submit
 

@@ -30,7 +30,7 @@ from airflow_raif.adapters.gemini_results import name_of_code, read_row
 from airflow_raif.adapters.http import MAX_ATTEMPTS, pause
 from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.adapters.lookup import find_by_tag
-from airflow_raif.adapters.text_form import check_form, encode_json, merge_params
+from airflow_raif.adapters.text_form import line_encoder, merge_params
 from airflow_raif.domain.batch import Counts, PartState
 from airflow_raif.domain.errors import MalformedResponseError, TransientProviderError
 from airflow_raif.domain.queue import Refusal
@@ -161,13 +161,10 @@ class GeminiAdapter(Adapter):
         endpoint = self.resolve_endpoint(defaults.endpoint)
         make_body = (generate_body if endpoint == GENERATE else embed_body)(defaults)
 
-        def encode(request: EntryRequest, wire_id: str) -> bytes:
-            check_form(request)
-            body = request.body if request.body is not None else make_body(request)
-            encoded = encode_json(merge_params(body, request.params))
-            return b'{"key":"' + wire_id.encode() + b'","request":' + encoded + b"}"
+        def body_of(request: EntryRequest) -> dict[str, Any]:
+            return merge_params(request.body if request.body is not None else make_body(request), request.params)
 
-        return encode
+        return line_encoder(b'{"key":"', b'","request":', body_of)
 
     # Submit
 

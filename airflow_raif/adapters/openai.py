@@ -28,7 +28,7 @@ from airflow_raif.adapters.base import (
 from airflow_raif.adapters.lookup import find_by_tag
 from airflow_raif.adapters.openai_requests import chat_body, embeddings_body, responses_body
 from airflow_raif.adapters.openai_results import read_row
-from airflow_raif.adapters.text_form import check_form, encode_json, merge_params
+from airflow_raif.adapters.text_form import line_encoder, merge_params
 from airflow_raif.domain.batch import Counts, PartState
 from airflow_raif.domain.errors import MalformedResponseError
 from airflow_raif.domain.queue import Refusal
@@ -147,15 +147,14 @@ class OpenAIAdapter(Adapter):
         # The envelope is the same for every row but for its id, which needs no escaping.
         head, middle = b'{"custom_id":"', f'","method":"POST","url":"{endpoint}","body":'.encode()
 
-        def encode(request: EntryRequest, wire_id: str) -> bytes:
-            check_form(request)
+        def body_of(request: EntryRequest) -> dict[str, Any]:
             if request.body is not None:
                 body = {"model": request.model or defaults.model, **request.body}
             else:
                 body = make_body(request)
-            return head + wire_id.encode() + middle + encode_json(merge_params(body, request.params)) + b"}"
+            return merge_params(body, request.params)
 
-        return encode
+        return line_encoder(head, middle, body_of)
 
     def count_embedding_inputs(self, request: EntryRequest) -> int:
         """Count the inputs of a native embeddings body; a prompt is one, as is what /v1/responses takes as input."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 
@@ -12,6 +13,8 @@ from airflow_raif.domain.request import EntryRequest
 
 _encode = msgspec.json.Encoder().encode
 _FORMS = ("prompt", "messages", "body")
+_NOTHING = (None,) * 7
+_TWO_SIDES = 2
 ROLES = frozenset(("user", "assistant", "system", "developer"))
 
 
@@ -70,8 +73,46 @@ def merge_params(body: dict[str, Any], params: Mapping[str, Any] | None) -> dict
     return merged
 
 
-def encode_json(body: Mapping[str, Any]) -> bytes:
-    """Write a native body as JSON.
+def line_encoder(
+    head: bytes, middle: bytes, make_body: Callable[[EntryRequest], Mapping[str, Any]]
+) -> Callable[[EntryRequest, str], bytes]:
+    """Return a function that writes a request as a line: ``head``, its wire id, ``middle``, its native body and ``}``.
+
+    :param make_body: given requests of one of the forms; of those that are a prompt alone it makes bodies that differ
+        in the prompt alone.
+    """
+    around: list[bytes] = []
+
+    def encode(request: EntryRequest, wire_id: str) -> bytes:
+        nonlocal around
+        if _is_prompt_alone(request):
+            # What most rows are: only the prompt differs, and the JSON around it is written once.
+            around = around or _around_prompt(make_body)
+            if len(around) == _TWO_SIDES:
+                before, after = around
+                return b"".join((head, wire_id.encode(), middle, before, encode_json(request.prompt), after, b"}"))
+        check_form(request)
+        return b"".join((head, wire_id.encode(), middle, encode_json(make_body(request)), b"}"))
+
+    return encode
+
+
+def _is_prompt_alone(request: EntryRequest) -> bool:
+    given = (
+        request.messages, request.body, request.system, request.model, request.max_tokens, request.temperature,
+        request.params,
+    )  # fmt: skip
+    return given == _NOTHING and type(request.prompt) is str and request.prompt != ""
+
+
+def _around_prompt(make_body: Callable[[EntryRequest], Mapping[str, Any]]) -> list[bytes]:
+    """Return the JSON before and after a prompt, or as one piece where the defaults put something in its place."""
+    mark = uuid4().hex
+    return encode_json(make_body(EntryRequest(prompt=mark))).split(f'"{mark}"'.encode())
+
+
+def encode_json(body: Any) -> bytes:
+    """Write a native body, or a part of it, as JSON.
 
     :raises InvalidRequestError: a text in it is not UTF-8, or a value has no JSON form.
     """

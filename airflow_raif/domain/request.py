@@ -41,6 +41,7 @@ RESULT_FIELDS = frozenset(
      "cost")
 )  # fmt: skip
 _REQUEST_FIELDS = frozenset(EntryRequest.__struct_fields__) - {"columns"}
+_PROMPT_ALONE = ({"prompt"}, {"custom_id", "prompt"})
 _NATIVE_MARKS = ("messages", "input", "contents", "content")
 
 
@@ -88,6 +89,33 @@ def request_of(row: Any, index: int) -> EntryRequest:
         raise InvalidRequestError(
             f"row {index} has the {name} {fields.get(name)!r:.60}: {problem.lower()}; correct it", row=index
         ) from error
+
+
+class RowReader:
+    """Reads rows as :func:`request_of` does; what follows from their keys alone is found once for many rows."""
+
+    def __init__(self) -> None:
+        #: Of the rows that only have a prompt, and perhaps an id, beside columns of the user's own.
+        self._keys: tuple[str, ...] | None = None
+        self._columns: tuple[str, ...] = ()
+        self._has_id = False
+
+    def __call__(self, row: Any, index: int) -> EntryRequest:
+        """Read one row; raises as :func:`request_of`."""
+        if type(row) is not dict:
+            return request_of(row, index)
+        keys = tuple(row)
+        if keys == self._keys:
+            prompt, custom_id = row["prompt"], row["custom_id"] if self._has_id else None
+            if type(prompt) is str and (not self._has_id or (type(custom_id) is str and custom_id)):
+                columns = {name: row[name] for name in self._columns}
+                return EntryRequest(custom_id=custom_id, prompt=prompt, columns=columns)
+            return request_of(row, index)
+        request = request_of(row, index)
+        if _REQUEST_FIELDS.intersection(keys) in _PROMPT_ALONE and "system_prompt" not in keys:
+            self._keys, self._has_id = keys, "custom_id" in keys
+            self._columns = tuple(name for name in keys if name not in _REQUEST_FIELDS)
+        return request
 
 
 def _check_columns(columns: Mapping[Any, Any], index: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from airflow_raif.domain.errors import InvalidRequestError
-from airflow_raif.domain.request import EntryRequest, RequestDefaults, request_of
+from airflow_raif.domain.request import EntryRequest, RequestDefaults, RowReader
 from airflow_raif.services.runtime import Runtime
 
 #: Writes a request as one line: (request, wire id).
@@ -51,8 +51,9 @@ def fingerprint_rows(runtime: Runtime, rows: Iterable[Any], *, defaults: Request
 def numbered_requests(rows: Iterable[Any]) -> Iterator[tuple[int, EntryRequest]]:
     """Read rows with their positions, and see to it that all or none of them have a custom_id."""
     have_ids: bool | None = None
+    read = RowReader()
     for index, row in enumerate(rows):
-        request = request_of(row, index)
+        request = read(row, index)
         has_id = request.custom_id is not None
         if have_ids is None:
             have_ids = has_id

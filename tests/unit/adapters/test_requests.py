@@ -54,6 +54,29 @@ def test_openai_chat():
     assert body["response_format"]["json_schema"]["strict"] is True
 
 
+PROMPTS = ["hi", "x" * 3000, 'a "quoted" one\\', "line\nline\r\t", "\u2028 \x00 ü 🦋", '{"custom_id":"w-2"}', "%s{0}"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "endpoint"),
+    [("openai", "/v1/responses"), ("openai", "/v1/chat/completions"), ("anthropic", ""), ("gemini", "")],
+)
+@pytest.mark.parametrize("params", [None, {"top_p": 0.5}, {"messages": [], "input": [], "contents": []}])
+def test_a_prompt_alone_is_sent_as_one_that_repeats_the_defaults(provider, endpoint, params):
+    """Most rows are nothing but a prompt; what is written faster for them is the same, byte by byte."""
+    adapter = make_adapter(settings_of(provider, "http://127.0.0.1:1"))
+    schema = {"type": "object", "properties": {"hi": {"type": "string"}}, "required": ["hi"]}
+    defaults = RequestDefaults(
+        model="m", endpoint=endpoint, system="hi", max_tokens=5, temperature=0.5, output_schema=schema, params=params
+    )
+    write = adapter.make_encoder(defaults)
+    for number, prompt in enumerate(PROMPTS):
+        alone = write(EntryRequest(prompt=prompt), f"w-{number}")
+        assert alone == write(EntryRequest(prompt=prompt, max_tokens=5), f"w-{number}")
+        # Params that take the prompt's place win.
+        assert json.dumps(prompt) in json.dumps(json.loads(alone)) or "input" in (params or {})
+
+
 def test_openai_embeddings():
     """One text a row, or native inputs; what embeddings do not take is refused."""
     line = encode("openai", EntryRequest(prompt="hi"), endpoint="/v1/embeddings", params={"dimensions": 8})

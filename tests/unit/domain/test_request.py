@@ -3,7 +3,7 @@
 import pytest
 
 from airflow_raif.domain.errors import InvalidRequestError
-from airflow_raif.domain.request import EntryRequest, request_of
+from airflow_raif.domain.request import EntryRequest, RowReader, request_of
 
 
 def test_text_is_a_prompt():
@@ -50,3 +50,41 @@ def test_a_column_that_the_result_needs_is_refused(name):
         request_of({"prompt": "p", name: 1}, 0)
     with pytest.raises(InvalidRequestError, match=f"column named '{name}'.*rename"):
         request_of(EntryRequest(prompt="p", columns={name: 1}), 0)
+
+
+ROWS = [
+    {"custom_id": "a", "prompt": "p", "lang": "en"},
+    {"custom_id": "b", "prompt": "q", "lang": "fr"},
+    {"custom_id": 7, "prompt": "q", "lang": "fr"},
+    {"custom_id": "", "prompt": "q", "lang": "fr"},
+    {"custom_id": "c", "prompt": None, "lang": "fr"},
+    {"custom_id": "c", "prompt": ["q"], "lang": "fr"},
+    {"lang": "de", "prompt": "r"},
+    {"lang": "it", "prompt": "s"},
+    {"lang": "it", "prompt": 5},
+    "text",
+    {"prompt": "p", "system_prompt": "s"},
+    {"prompt": "p", "system_prompt": None},
+    {"prompt": "p", "status": 1},
+    {"prompt": "p", 3: 1},
+    {"prompt": "p", "max_tokens": 5},
+    {"prompt": "p", "max_tokens": 6},
+    {"custom_id": "d"},
+    {"custom_id": "e"},
+    7,
+]
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[::-1], ROWS * 2, [row for row in ROWS for _ in range(2)]])
+def test_rows_one_after_the_other_are_read_as_each_alone(rows):
+    """Whatever came before a row, it is the same request, or the same error."""
+
+    def told(read, row, index):
+        try:
+            return read(row, index)
+        except InvalidRequestError as error:
+            return str(error), error.row
+
+    reader = RowReader()
+    for index, row in enumerate(rows):
+        assert told(reader, row, index) == told(request_of, row, index)
