@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._ending import EndsItsBatch
-from airflow_raif.operators.requests import Requests, depend_on, open_requests
+from airflow_raif.sources.requests import Requests, depend_on, open_requests
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_raif.domain.request import RequestDefaults
     from airflow_raif.domain.rounds import RoundPolicy
     from airflow_raif.services.runtime import Runtime
+    from airflow_raif.sources.prompts import PromptTemplate
 
 
 class RequestsOperator(EndsItsBatch, BaseOperator):
@@ -33,6 +34,8 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         conn_id: str,
         model: str,
         requests: Requests,
+        prompt_template: PromptTemplate | None = None,
+        id_column: str | None = None,
         endpoint: str = "",
         system_prompt: str | None = None,
         max_tokens: int | None = None,
@@ -53,6 +56,8 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         self.conn_id = conn_id
         self.model = model
         self.requests = requests
+        self.prompt_template = prompt_template
+        self.id_column = id_column
         self.endpoint = endpoint
         self.system_prompt = system_prompt
         self.max_tokens = max_tokens
@@ -68,6 +73,11 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
         depend_on(self, requests)
+        if prompt_template is not None:
+            from airflow_raif.sources.prompts import compile_prompt
+
+            # A template that is none shows as the DAG is parsed.
+            compile_prompt(prompt_template)
 
     def _defaults(self) -> RequestDefaults:
         from airflow_raif.adapters.registry import split_model
@@ -145,7 +155,7 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
                 resume_batch(own, claim, lambda: self.conn_id, on_input_change=self.on_input_change)
         return start_batch(
             runtime,
-            open_requests(self.requests, context),
+            self._open_rows(context),
             defaults=self._defaults(),
             claim=claim,
             metadata=self.batch_metadata,
@@ -153,6 +163,14 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
             on_input_change=self.on_input_change,
             on_batch=lambda batch: context["ti"].xcom_push(key="raif_batch_id", value=batch.batch_id),
         )
+
+    def _open_rows(self, context: Context) -> Callable[[], Iterable[Any]]:
+        open_rows = open_requests(self.requests, context)
+        if self.prompt_template is None and self.id_column is None:
+            return open_rows
+        from airflow_raif.sources.prompts import with_prompts
+
+        return lambda: with_prompts(open_rows(), self.prompt_template, self.id_column)
 
     def execute(self, context: Context) -> Any:
         """Submit the batch, then do what the operator does with it."""

@@ -28,8 +28,12 @@ class SubmitBatchOperator(RequestsOperator):
         or ``raif_gemini``.
     :param model: the provider's model name, with or without a ``provider:`` prefix.
     :param requests: prompts or rows (see :func:`~airflow_raif.domain.request.request_of`): a list, a function that
-        returns or yields them (its parameters are filled from the context), the address of a ``.jsonl`` file, or an
-        upstream task's output. Never rendered as a template.
+        returns or yields them (its parameters are filled from the context), the address of a ``.jsonl`` or ``.csv``
+        file, or an upstream task's output. Never rendered as a template.
+    :param prompt_template: makes a prompt of each row, which then is nothing but columns of the user's own: a Jinja
+        template of the row's columns, rendered in a sandbox in the worker, or a function from a row to a prompt or to
+        a request. Airflow's own variables are not in it.
+    :param id_column: column that holds each row's ``custom_id``; default: ``custom_id``, or the row's position.
     :param endpoint: the provider's batch endpoint; the default is the provider's main one.
     :param system_prompt: system prompt of every row that has none of its own.
     :param max_tokens: most tokens of an answer; Anthropic needs one.

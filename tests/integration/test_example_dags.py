@@ -72,6 +72,18 @@ def test_one_task(run_dag):
     ]
 
 
+def test_prompt_template(run_dag):
+    """Each row of a file makes a prompt of its columns."""
+    run, _ = run_dag("prompt_template")
+    assert run.state == "success"
+    found = read_rows(output_of(run, "advertise")["result_uri"])
+    assert [(row["custom_id"], row["name"], row["status"]) for row in found] == [
+        ("A-1", "Desk lamp", "completed"),
+        ("A-2", "Kettle", "completed"),
+        ("A-3", "Notebook", "completed"),
+    ]
+
+
 def test_embeddings(run_dag):
     """Rows of an upstream task come back as vectors."""
     run, _ = run_dag("embeddings")

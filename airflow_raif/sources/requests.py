@@ -1,4 +1,4 @@
-"""Where an operator's requests come from, read as a stream in the worker."""
+"""An operator's ``requests``: whatever they are, they are opened here."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import ObjectStoragePath, XComArg
+from airflow.sdk import XComArg
 from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_raif.sources.files import READERS, suffix_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
 
-#: Prompts or rows; a function that returns or yields them; the address of a ``.jsonl`` file; an upstream task's output.
+#: Prompts or rows; a function that returns or yields them; the address of a file; an upstream task's output.
 Requests = Iterable[Any] | Callable[..., Iterable[Any]] | str | XComArg
 
 
@@ -40,8 +42,8 @@ def open_requests(requests: Requests, context: Context) -> Callable[[], Iterable
         rows = requests
         return lambda: rows
     raise AirflowFailException(
-        f"requests is a {type(requests).__name__}; give a list, a function that yields rows, or the address of a .jsonl"
-        " file"
+        f"requests is a {type(requests).__name__}; give a list, a function that yields rows, or the address of a"
+        f" {' or '.join(READERS)} file"
     )
 
 
@@ -54,27 +56,9 @@ def _of_function(function: Callable[..., Iterable[Any]], context: Context) -> Ca
 
 
 def _of_file(address: str) -> Callable[[], Iterable[Any]]:
-    if not address.endswith((".jsonl", ".ndjson")):
+    read = READERS.get(suffix_of(address))
+    if read is None:
         raise AirflowFailException(
-            f"requests is the text {address!r:.100}; only the address of a .jsonl file may be one"
+            f"requests is the text {address!r:.100}; only the address of a {' or '.join(READERS)} file may be one"
         )
-    return lambda: _json_lines(address)
-
-
-def _json_lines(address: str) -> Iterator[Any]:
-    import msgspec
-
-    from airflow_raif.adapters.jsonl import split_lines
-    from airflow_raif.domain.errors import InvalidRequestError
-
-    path = ObjectStoragePath(address)
-    decode = msgspec.json.Decoder().decode
-    with path.open("rb") as file:
-        for index, (_, line) in enumerate(split_lines(iter(lambda: file.read(1 << 20), b""))):
-            try:
-                row = decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise InvalidRequestError(
-                    f"row {index} of {address} is not JSON in UTF-8: {error}; the line begins {line[:60]!r}", row=index
-                ) from error
-            yield row
+    return lambda: read(address)
