@@ -196,6 +196,11 @@ class Batch(msgspec.Struct, kw_only=True):
         return self.spooled_at is not None and self.fingerprint is None
 
     @property
+    def is_being_delivered(self) -> bool:
+        """Whether its result file is there, and somebody took the results from it elsewhere and came to no end."""
+        return self.result_uri is not None and self.applied_at is None
+
+    @property
     def was_canceled(self) -> bool:
         """Whether rows were canceled before they had a first chance; in a round they had one."""
         return self.is_cut_short or any(part.status is BatchStatus.CANCELED and not part.round for part in self.parts)

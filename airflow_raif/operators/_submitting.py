@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseOperator
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 class RequestsOperator(EndsItsBatch, BaseOperator):
     """Arguments that describe requests, and starting a batch of them."""
 
-    template_fields: Sequence[str] = ("conn_id", "model", "endpoint", "batch_metadata")
+    template_fields: Sequence[str] = ("conn_id", "model", "endpoint", "batch_metadata", "sql", "sql_parameters")
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "sql_parameters": "json"}
     #: Whether the task succeeds while its batch runs.
     _leaves_batch_running = False
 
@@ -33,7 +35,10 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         *,
         conn_id: str,
         model: str,
-        requests: Requests,
+        requests: Requests | None = None,
+        sql: str | None = None,
+        sql_conn_id: str | None = None,
+        sql_parameters: Mapping[str, Any] | Sequence[Any] | None = None,
         prompt_template: PromptTemplate | None = None,
         id_column: str | None = None,
         endpoint: str = "",
@@ -53,9 +58,14 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if (requests is None) == (sql is None) or (sql is None) != (sql_conn_id is None):
+            raise ValueError("give either requests, or sql and sql_conn_id")
         self.conn_id = conn_id
         self.model = model
         self.requests = requests
+        self.sql = sql
+        self.sql_conn_id = sql_conn_id
+        self.sql_parameters = sql_parameters
         self.prompt_template = prompt_template
         self.id_column = id_column
         self.endpoint = endpoint
@@ -72,7 +82,8 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         self.on_input_change: Literal["refuse", "resubmit"] = on_input_change
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
-        depend_on(self, requests)
+        if requests is not None:
+            depend_on(self, requests)
         if prompt_template is not None:
             from airflow_raif.sources.prompts import compile_prompt
 
@@ -165,12 +176,17 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         )
 
     def _open_rows(self, context: Context) -> Callable[[], Iterable[Any]]:
-        open_rows = open_requests(self.requests, context)
+        open_rows = open_requests(self.requests, context) if self.requests is not None else self._open_sql()
         if self.prompt_template is None and self.id_column is None:
             return open_rows
         from airflow_raif.sources.prompts import with_prompts
 
         return lambda: with_prompts(open_rows(), self.prompt_template, self.id_column)
+
+    def _open_sql(self) -> Callable[[], Iterable[Any]]:
+        from airflow_raif.sources.sql import sql_rows
+
+        return lambda: sql_rows(self.sql or "", self.sql_conn_id or "", self.sql_parameters)
 
     def execute(self, context: Context) -> Any:
         """Submit the batch, then do what the operator does with it."""

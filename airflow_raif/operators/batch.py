@@ -14,7 +14,9 @@ from airflow_raif.operators._submitting import RequestsOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_raif.destinations import Destination
     from airflow_raif.domain.batch import Batch
+    from airflow_raif.services.apply import Deliver
     from airflow_raif.services.runtime import Runtime
 
 
@@ -30,6 +32,10 @@ class SubmitBatchOperator(RequestsOperator):
     :param requests: prompts or rows (see :func:`~airflow_raif.domain.request.request_of`): a list, a function that
         returns or yields them (its parameters are filled from the context), the address of a ``.jsonl`` or ``.csv``
         file, or an upstream task's output. Never rendered as a template.
+    :param sql: instead of ``requests``: a query, or a ``.sql`` file of one, whose rows they are; read as a stream. Give
+        it an ORDER BY, since a retry compares the rows with those it submitted, in their order.
+    :param sql_conn_id: connection of the database to query.
+    :param sql_parameters: for the query's placeholders, as the database's driver has them.
     :param prompt_template: makes a prompt of each row, which then is nothing but columns of the user's own: a Jinja
         template of the row's columns, rendered in a sandbox in the worker, or a function from a row to a prompt or to
         a request. Airflow's own variables are not in it.
@@ -103,6 +109,8 @@ class ApplyBatchResultsOperator(_BatchOperator):
     :param batch: a batch's manifest or id.
     :param part: number of the part whose rows to apply; default: all rows.
     :param output_path: folder for the result file; default: the configured result folder, then the batch id.
+    :param destination: where the results go beside the file, such as a
+        :class:`~airflow_raif.destinations.sql.SqlTable`; each execution of the task writes them there.
     :param max_failed_fraction: the task fails if more of the entries failed, or all of them.
     :param deferrable: wait without a worker while the provider is away.
     """
@@ -115,6 +123,7 @@ class ApplyBatchResultsOperator(_BatchOperator):
         batch: str | Mapping[str, Any],
         part: int | str | Mapping[str, Any] | None = None,
         output_path: str | None = None,
+        destination: Destination | None = None,
         max_failed_fraction: float = 1.0,
         deferrable: bool = True,
         **kwargs: Any,
@@ -123,13 +132,14 @@ class ApplyBatchResultsOperator(_BatchOperator):
         self.batch = batch
         self.part = part
         self.output_path = output_path
+        self.destination = destination
         self.max_failed_fraction = max_failed_fraction
         self.deferrable = deferrable
 
     def _do(self, runtime: Runtime, batch: Batch, context: Context) -> dict[str, Any]:
         if self.part is not None:
             return self._apply_part(runtime, batch, _waiting.part_number_of(self.part), context)
-        return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
+        return _finish(runtime, batch, context, self)
 
     def _apply_part(self, runtime: Runtime, batch: Batch, number: int, context: Context) -> dict[str, Any]:
         from airflow_raif.hooks.spool import result_folder
@@ -142,7 +152,8 @@ class ApplyBatchResultsOperator(_BatchOperator):
         share = patience.proceed_part(runtime, batch, number)
         if not share.is_fetched:
             patience.defer(self, share.batch, "execute_complete")
-        share = apply_part(runtime, batch.batch_id, number, result_folder(self.output_path, batch.batch_id))
+        folder = result_folder(self.output_path, batch.batch_id)
+        share = apply_part(runtime, batch.batch_id, number, folder, _deliver(self.destination))
         manifest = part_manifest_of(runtime, share)
         context["ti"].xcom_push(key="raif_manifest", value=manifest)
         check_outcome(runtime, share.batch, max_failed_fraction=self.max_failed_fraction, share=share)
@@ -188,6 +199,9 @@ class BatchInferenceOperator(RequestsOperator):
     Returns the manifest. Takes the arguments of :class:`SubmitBatchOperator`, and:
 
     :param output_path: folder for the result file; default: the configured result folder, then the batch id.
+    :param destination: where the results go beside the file, such as a
+        :class:`~airflow_raif.destinations.sql.SqlTable`; each execution of the task writes them there. That it can is
+        checked before anything is submitted.
     :param max_failed_fraction: the task fails if more of the entries failed, or all of them.
     :param poll_interval: seconds between polls; default: the schedule ``[raif] poll_intervals``.
     :param timeout: seconds from the first submission after which waiting ends and no round is opened any more;
@@ -203,6 +217,7 @@ class BatchInferenceOperator(RequestsOperator):
         self,
         *,
         output_path: str | None = None,
+        destination: Destination | None = None,
         max_failed_fraction: float = 1.0,
         poll_interval: float | None = None,
         timeout: float | timedelta | None = None,
@@ -211,10 +226,18 @@ class BatchInferenceOperator(RequestsOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.output_path = output_path
+        self.destination = destination
         self.max_failed_fraction = max_failed_fraction
         self.poll_interval = poll_interval
         self.timeout = _waiting.seconds_of(timeout)
         self.cancel_on_timeout = cancel_on_timeout
+
+    def execute(self, context: Context) -> Any:
+        """Submit the batch, wait for it and apply it."""
+        if self.destination is not None:
+            with _waiting.airflow_errors():
+                self.destination.check(self._defaults().output_schema)
+        return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Fetch and apply what the trigger waited for, or wait on."""
@@ -228,7 +251,7 @@ class BatchInferenceOperator(RequestsOperator):
 
         with open_batch_runtime(batch_id, self._is_told_to_end) as (runtime, batch):
             batch = self._wait_for(runtime, batch)
-            return _finish(runtime, batch, context, self.output_path, self.max_failed_fraction)
+            return _finish(runtime, batch, context, self)
 
     def _wait_for(self, runtime: Runtime, batch: Batch) -> Batch:
         from airflow_raif.domain.errors import TransientProviderError
@@ -245,8 +268,12 @@ class BatchInferenceOperator(RequestsOperator):
         return batch
 
 
+def _deliver(destination: Destination | None) -> Deliver | None:
+    return None if destination is None else destination.write
+
+
 def _finish(
-    runtime: Runtime, batch: Batch, context: Context, output_path: str | None, max_failed_fraction: float
+    runtime: Runtime, batch: Batch, context: Context, operator: ApplyBatchResultsOperator | BatchInferenceOperator
 ) -> dict[str, Any]:
     """Fetch, apply and judge; the manifest goes to XCom even when the outcome fails the task."""
     from airflow_raif.hooks.spool import result_folder
@@ -256,8 +283,9 @@ def _finish(
     from airflow_raif.services.outcome import check_outcome
 
     fetch_batch_results(runtime, batch.batch_id)
-    batch = apply_results(runtime, batch.batch_id, result_folder(output_path, batch.batch_id))
+    folder = result_folder(operator.output_path, batch.batch_id)
+    batch = apply_results(runtime, batch.batch_id, folder, deliver=_deliver(operator.destination))
     manifest = manifest_of(runtime, batch)
     context["ti"].xcom_push(key="raif_manifest", value=manifest)
-    check_outcome(runtime, batch, max_failed_fraction=max_failed_fraction)
+    check_outcome(runtime, batch, max_failed_fraction=operator.max_failed_fraction)
     return manifest

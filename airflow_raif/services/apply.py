@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.result import ToolCall
@@ -28,6 +29,8 @@ RESULT_FILE = "results.jsonl"
 BLOCK_BYTES = 64 * 1024
 #: Parts whose results are open at one time; rows of one part and of the rounds that repeated some of it lie together.
 MAX_OPEN_PARTS = 4
+#: Takes the rows of a result file elsewhere, as often as it is called.
+Deliver = Callable[[Iterator[dict[str, Any]]], object]
 _LINE_END_BYTES = len(b"\r\n")
 _COMMA = ord(",")
 _COMPLETED = EntryStatus.COMPLETED.value
@@ -35,7 +38,9 @@ _COMPLETED = EntryStatus.COMPLETED.value
 PART_FILE = "results-{:012d}.jsonl"
 
 
-def apply_results(runtime: Runtime, batch_id: str, destination: Folder, name: str = RESULT_FILE) -> Batch:
+def apply_results(
+    runtime: Runtime, batch_id: str, destination: Folder, name: str = RESULT_FILE, deliver: Deliver | None = None
+) -> Batch:
     """Write the batch's results as JSONL, whole or not at all; a second call with the same place does nothing.
 
     Another attempt may open a round meanwhile; then what was written is not all, and is written anew once it is.
@@ -44,6 +49,8 @@ def apply_results(runtime: Runtime, batch_id: str, destination: Folder, name: st
     embedding; null unless completed), ``raw_output`` (text of an answer that failed), ``tool_calls``, ``error``
     (message, code, status), ``model``, ``finish_reason``, ``usage`` and ``cost`` (USD: batch, standard).
 
+    :param deliver: takes the rows elsewhere, too; called with each call, since it may have broken off. The batch is not
+        applied before it returns.
     :raises InvalidBatchError: the results have not been fetched.
     """
     uri = destination.uri_of(name)
@@ -53,20 +60,27 @@ def apply_results(runtime: Runtime, batch_id: str, destination: Folder, name: st
             raise InvalidBatchError(
                 f"batch {batch_id} is {batch.status} and its results were not fetched; fetch them first"
             )
-        if batch.applied_at is not None and batch.result_uri == uri and destination.exists(name):
-            return batch
-        _check_spool(batch, batch.result_uri)
-        _write(runtime, batch, destination, name)
-        if runtime.store.mark_applied(batch, uri, runtime.clock()):
+        is_there = batch.applied_at is not None and batch.result_uri == uri and destination.exists(name)
+        if not is_there:
+            _check_spool(batch, batch.result_uri)
+            _write(runtime, batch, destination, name)
+        if deliver is not None:
+            # What a retry goes on with even if its input was changed by what is delivered.
+            runtime.store.note_result(batch, uri)
+            deliver(read_rows(destination, name))
+        if is_there or runtime.store.mark_applied(batch, uri, runtime.clock()):
             return runtime.store.get_batch(batch_id)
 
 
-def apply_part(runtime: Runtime, batch_id: str, number: int, destination: Folder) -> Share:
+def apply_part(
+    runtime: Runtime, batch_id: str, number: int, destination: Folder, deliver: Deliver | None = None
+) -> Share:
     """Write the results of the rows that one part was made of, as :func:`apply_results` does those of all.
 
     The names of the files of a batch's parts follow the input; rows that rounds repeated are with those of their first
     part. Of a batch with several models, each file has rows of one. The batch is applied with the last of its parts.
 
+    :param deliver: as there.
     :raises InvalidBatchError: the batch has no such part, or its results have not been fetched.
     """
     while True:
@@ -77,12 +91,22 @@ def apply_part(runtime: Runtime, batch_id: str, number: int, destination: Folder
             )
         name = PART_FILE.format(share.rows.start)
         part, uri = share.part, destination.uri_of(name)
-        if part.applied_at is not None and part.result_uri == uri and destination.exists(name):
-            return share
-        _check_spool(share.batch, part.result_uri)
-        _write(runtime, share.batch, destination, name, share)
-        if runtime.store.mark_part_applied(share.batch, part, share.rows, share.numbers, uri, runtime.clock()):
+        is_there = part.applied_at is not None and part.result_uri == uri and destination.exists(name)
+        if not is_there:
+            _check_spool(share.batch, part.result_uri)
+            _write(runtime, share.batch, destination, name, share)
+        if deliver is not None:
+            deliver(read_rows(destination, name))
+        at = runtime.clock()
+        if is_there or runtime.store.mark_part_applied(share.batch, part, share.rows, share.numbers, uri, at):
             return find_share(runtime, batch_id, number)
+
+
+def read_rows(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a result file; numbers that are no integers are exact decimals."""
+    decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
+    for _, line in split_lines(folder.blocks(name)()):
+        yield decode(line)
 
 
 def _check_spool(batch: Batch, result_uri: str | None) -> None:

@@ -54,7 +54,11 @@ def resume_batch(
         if runtime.store.release_claim(batch, runtime.clock()):
             log.info("Batch %s %s; starting a new one", batch.batch_id, batch.status)
             return None
-    if fingerprint is not None and batch.fingerprint != fingerprint():
+    if batch.is_being_delivered:
+        log.info(
+            "Batch %s is being delivered; its input is not compared, since that may have changed it", batch.batch_id
+        )
+    elif fingerprint is not None and batch.fingerprint != fingerprint():
         if on_input_change == "resubmit":
             give_up(runtime, batch)
             return None

@@ -50,6 +50,7 @@ def reopen(connection: Connection, batch: Batch, part: Part | None = None) -> bo
             status=BatchStatus.IN_PROGRESS.value,
             results_fetched_at=None,
             applied_at=None,
+            result_uri=None,
             ended_at=None,
             files_deleted_at=None,
         )

@@ -105,6 +105,17 @@ class Store(EntryStore):
             batches.mark_fetched(connection, batch, at)
             return batches.get(connection, batch.batch_id)
 
+    def note_result(self, batch: Batch, result_uri: str) -> None:
+        """Note where the results of a batch are that was not applied: they are being delivered."""
+        columns = batch_table.c
+        where = (
+            columns.id == batch.id,
+            columns.applied_at.is_(None),
+            columns.results_fetched_at == batch.results_fetched_at,
+        )
+        with self._transaction() as connection:
+            connection.execute(update(batch_table).where(*where).values(result_uri=result_uri))
+
     def mark_applied(self, batch: Batch, result_uri: str, at: datetime) -> bool:
         """Note where the results are, and when they came there first.
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -82,6 +85,22 @@ def test_prompt_template(run_dag):
         ("A-2", "Kettle", "completed"),
         ("A-3", "Notebook", "completed"),
     ]
+
+
+def test_sql_to_sql(run_dag, monkeypatch, tmp_path):
+    """From a table into the same table, twice: the second night finds what is new."""
+    address = tmp_path / "warehouse.db"
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "sqlite", "host": str(address)}))
+    with closing(sqlite3.connect(address, isolation_level=None)) as warehouse:
+        warehouse.execute("CREATE TABLE review (id INTEGER PRIMARY KEY, body TEXT, mood TEXT)")
+        for night in (range(3), range(3, 5)):
+            warehouse.executemany("INSERT INTO review VALUES (?, ?, NULL)", [(n, f"Review {n}") for n in night])
+            run, _ = run_dag("sql_to_sql")
+            assert run.state == "success"
+            assert output_of(run, "mood")["counts"]["completed"] == len(night)
+        moods = warehouse.execute("SELECT mood FROM review").fetchall()
+    assert len(moods) == 5
+    assert {mood for (mood,) in moods} <= {"good", "bad"}
 
 
 def test_embeddings(run_dag):

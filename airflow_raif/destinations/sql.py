@@ -1,0 +1,166 @@
+"""A table of the user's own, into which results are upserted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from airflow_raif.domain.errors import ConfigurationError, InvalidBatchError
+from airflow_raif.hooks.sql import sql_engine
+
+if TYPE_CHECKING:
+    from sqlalchemy import Column, ColumnElement, Connection, Engine, Table
+
+log = logging.getLogger(__name__)
+
+#: Rows in one transaction.
+CHUNK_ROWS = 500
+Row = Mapping[str, Any]
+
+
+class SqlTable:
+    """Upserts results by their keys: a row that is there is updated, another one inserted, in bounded transactions.
+
+    :param conn_id: connection of the database.
+    :param table: the table's name, with its schema if need be: ``schema.table``.
+    :param keys: columns that tell a row. Their values are the row's own columns of the same names, unless ``columns``
+        says otherwise.
+    :param columns: where each column's value is in a result row: ``output``, ``output.mood``, ``cost.batch``,
+        ``custom_id``, or a column of the row's own.
+    :param failed: write rows that failed, too; otherwise what the table has of them stays as it is.
+    """
+
+    def __init__(
+        self, conn_id: str, table: str, *, keys: Sequence[str], columns: Mapping[str, str], failed: bool = False
+    ) -> None:
+        if isinstance(keys, str) or not keys or not set(columns) - set(keys):
+            raise ValueError(f"give keys as a list of columns, and columns to be written; got {keys!r} and {columns!r}")
+        self.conn_id = conn_id
+        self.table = table
+        self.keys = tuple(keys)
+        self.paths = {key: key for key in keys} | dict(columns)
+        self.failed = failed
+
+    def check(self, output_schema: Mapping[str, Any] | None) -> None:
+        """See that the table has the columns, and that answers can have what is written of them.
+
+        :raises ConfigurationError: they do not.
+        """
+        properties = (output_schema or {}).get("properties")
+        for name, path in self.paths.items():
+            head, _, field = path.partition(".")
+            field = field.partition(".")[0]
+            if head == "output" and field and (properties is None or field not in properties):
+                has = f"has {', '.join(properties)}" if properties else "is a text, since there is no output_type"
+                raise ConfigurationError(f"column {name!r} is to hold {path!r}, but the output {has}")
+        with sql_engine(self.conn_id) as engine:
+            self._table(engine)
+
+    def write(self, rows: Iterable[Row]) -> int:
+        """Write rows of a result file; return how many were written.
+
+        :raises ConfigurationError: the table does not have the columns.
+        :raises InvalidBatchError: a row has no value for a key, or one that its column cannot hold.
+        """
+        count = 0
+        wanted = (row for row in rows if self.failed or row["status"] == "completed")
+        with sql_engine(self.conn_id) as engine:
+            table = self._table(engine)
+            values = self._values(table, wanted)
+            while chunk := list(islice(values, CHUNK_ROWS)):
+                # Of several with one key the last one counts, as if they were written one by one.
+                by_key = {tuple(each[key] for key in self.keys): each for each in chunk}
+                with engine.begin() as connection:
+                    self._upsert(connection, table, by_key)
+                count += len(chunk)
+        log.info("Wrote %s rows into %s (connection %s)", count, self.table, self.conn_id)
+        return count
+
+    def _table(self, engine: Engine) -> Table:
+        from sqlalchemy import MetaData, Table
+        from sqlalchemy.exc import NoSuchTableError
+
+        schema, _, name = self.table.rpartition(".")
+        try:
+            table = Table(name, MetaData(), schema=schema or None, autoload_with=engine, resolve_fks=False)
+        except NoSuchTableError as error:
+            raise ConfigurationError(f"connection {self.conn_id!r} has no table {self.table!r}") from error
+        if missing := [name for name in self.paths if name not in table.c]:
+            raise ConfigurationError(
+                f"table {self.table!r} has no column {', '.join(map(repr, missing))}; it has"
+                f" {', '.join(table.c.keys())}"
+            )
+        return table
+
+    def _values(self, table: Table, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            values = {name: _as(table.c[name], _at(row, path), row) for name, path in self.paths.items()}
+            if nulls := [key for key in self.keys if values[key] is None]:
+                raise InvalidBatchError(
+                    f"row {row['custom_id']!r} has no {', '.join(self.paths[key] for key in nulls)}, which is a key of"
+                    f" {self.table}"
+                )
+            yield values
+
+    def _upsert(self, connection: Connection, table: Table, by_key: Mapping[tuple[Any, ...], dict[str, Any]]) -> None:
+        from sqlalchemy import and_, bindparam, insert, or_, select, update
+
+        keys = [table.c[key] for key in self.keys]
+        is_one: list[ColumnElement[bool]]
+        if len(keys) == 1:
+            is_one = [keys[0].in_([key for (key,) in by_key])]
+        else:
+            is_one = [and_(*(column == value for column, value in zip(keys, key, strict=True))) for key in by_key]
+        there = {tuple(row) for row in connection.execute(select(*keys).where(or_(*is_one)))}
+        new = [values for key, values in by_key.items() if key not in there]
+        old = [
+            {f"key_{name}" if name in self.keys else name: value for name, value in values.items()}
+            for key, values in by_key.items()
+            if key in there
+        ]
+        if old:
+            is_it = [column == bindparam(f"key_{column.name}") for column in keys]
+            names = [name for name in self.paths if name not in self.keys]
+            connection.execute(update(table).where(*is_it).values({name: bindparam(name) for name in names}), old)
+        if new:
+            connection.execute(insert(table), new)
+
+
+def _at(row: Row, path: str) -> Any:
+    """Return what is at a path in a result row; what an answer lacks is null."""
+    head, *rest = path.split(".")
+    if head not in row and path in row:
+        return row[path]
+    if head not in row:
+        raise InvalidBatchError(f"row {row['custom_id']!r} has no {head!r}; a result row has {', '.join(row)}")
+    value = row[head]
+    for name in rest:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _as(column: Column[Any], value: Any, row: Row) -> Any:
+    """Return a value of a result file as the column's type wants it: JSON has no dates, decimals or UUIDs."""
+    import msgspec
+    from sqlalchemy import JSON
+
+    if value is None or isinstance(column.type, JSON):
+        return value
+    try:
+        kind = column.type.python_type
+    except NotImplementedError:
+        kind = object
+    if isinstance(value, dict | list) and kind not in (dict, list):
+        value = msgspec.json.encode(value).decode()
+    if isinstance(value, kind):
+        return value
+    if kind in (str, float):
+        return kind(value)
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InvalidBatchError(
+            f"row {row['custom_id']!r} has {value!r:.100} for column {column.name!r}, which is {column.type}: {error}"
+        ) from error

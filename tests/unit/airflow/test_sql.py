@@ -1,0 +1,296 @@
+"""Rows of a query, and results upserted into a table, on SQLite and PostgreSQL through Airflow's own hooks."""
+
+from __future__ import annotations
+
+import datetime
+import resource
+from decimal import Decimal
+from itertools import islice
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+from sqlalchemy import create_engine, make_url
+
+from airflow_raif.destinations import sql as destination_module
+from airflow_raif.destinations.sql import SqlTable
+from airflow_raif.domain.errors import ConfigurationError, InvalidBatchError
+from airflow_raif.emulator.faults import RowFault
+from airflow_raif.operators.batch import ApplyBatchResultsOperator, BatchInferenceOperator, SubmitBatchOperator
+from airflow_raif.sources.sql import sql_rows
+
+OPENAI = {"conn_id": "openai_default", "model": "gpt-5-nano"}
+ANSWER = {
+    "type": "object",
+    "properties": {
+        "mood": {"type": "string", "enum": ["good", "bad"]},
+        "words": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["mood", "words"],
+    "additionalProperties": False,
+}
+MOOD = SqlTable("warehouse", "review", keys=["id"], columns={"mood": "output.mood"})
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def warehouse(request, tmp_path, connection):
+    """A database of the user's own behind the connection ``warehouse``, with seven reviews."""
+    if request.param == "sqlite":
+        address = make_url(f"sqlite:///{tmp_path}/warehouse.db")
+        connection("warehouse", conn_type="sqlite", host=f"{tmp_path}/warehouse.db")
+    else:
+        address = make_url(request.getfixturevalue("postgres").create_database())
+        connection(
+            "warehouse", conn_type="postgres", host=address.host, port=address.port, login=address.username,
+            password=address.password, schema=address.database,
+        )  # fmt: skip
+    engine = create_engine(address)
+
+    def run(statement):
+        with engine.begin() as opened:
+            result = opened.execution_options(no_parameters=True).exec_driver_sql(statement)
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+    run("CREATE TABLE review (id INTEGER PRIMARY KEY, body TEXT, day DATE, price NUMERIC(8, 2), mood TEXT, note TEXT)")
+    for n in range(7):
+        day = datetime.date(2026, 1, 1 + n).isoformat()
+        run(f"INSERT INTO review VALUES ({n}, 'Review % number :{n}', '{day}', {n}.50, NULL, 'note {n}')")
+    yield SimpleNamespace(run=run, engine=engine, is_sqlite=request.param == "sqlite")
+    engine.dispose()
+
+
+@pytest.fixture
+def infer(emulator, providers, context):
+    """Run a whole batch in one task."""
+    providers(emulator)
+
+    def run(**arguments):
+        arguments = {"output_type": ANSWER, "prompt_template": "{{ body }}", "id_column": "id", **arguments}
+        return BatchInferenceOperator(
+            task_id="t", **OPENAI, sql_conn_id="warehouse", deferrable=False, poll_interval=0.01, **arguments
+        ).execute(context)
+
+    return run
+
+
+def test_from_a_table_back_into_it(infer, warehouse):
+    """Each row's answer is in the row; whatever else is in it stays."""
+    manifest = infer(sql="SELECT id, body FROM review WHERE id < 5 ORDER BY id", destination=MOOD)
+    assert manifest["counts"]["completed"] == 5
+    found = warehouse.run("SELECT id, mood, note FROM review ORDER BY id")
+    assert [row[0] for row in found] == list(range(7))
+    assert [row[1] in ("good", "bad") for row in found] == [True] * 5 + [False] * 2
+    assert [row[2] for row in found] == [f"note {n}" for n in range(7)]
+
+
+def test_into_another_table_with_keys_of_many_types(infer, warehouse):
+    """JSON has neither dates nor decimals, and the table has; what is no text becomes JSON; nothing is there twice."""
+    warehouse.run(
+        "CREATE TABLE answer (day DATE, price NUMERIC(8, 2), moods TEXT, words TEXT, cost NUMERIC(12, 9), state TEXT,"
+        " tokens INTEGER, share REAL)"
+    )
+    table = SqlTable(
+        "warehouse",
+        "answer",
+        keys=["day", "price"],
+        columns={
+            "moods": "output.mood", "words": "output.words", "cost": "cost.batch", "state": "status",
+            "tokens": "usage.input_tokens", "share": "price",
+        },
+    )  # fmt: skip
+    for last in (3, 6, 6):
+        manifest = infer(
+            sql=f"SELECT id, body, day, price FROM review WHERE id <= {last} ORDER BY id", destination=table,
+            on_input_change="resubmit",
+        )  # fmt: skip
+    rows = warehouse.run("SELECT day, price, moods, words, cost, state, tokens, share FROM answer ORDER BY day")
+    assert len(rows) == 7
+    for n, (day, price, mood, words, cost, state, tokens, share) in enumerate(rows):
+        assert str(day) == f"2026-01-0{n + 1}"
+        assert Decimal(str(price)) == Decimal(f"{n}.50")
+        assert mood in ("good", "bad")
+        assert words.startswith("[")
+        assert 0 < Decimal(str(cost)) < 1
+        assert (state, share) == ("completed", n + 0.5)
+        assert tokens > 0
+    assert sum(Decimal(str(row[4])) for row in rows) == Decimal(str(manifest["cost"]["batch"]))
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_rows_that_failed(infer, emulator, warehouse, failed):
+    """They leave alone what an earlier night brought, unless they are asked for."""
+    emulator.state.faults.rows.append(RowFault(kind="errored", rows=[1]))
+    warehouse.run("UPDATE review SET mood = 'from before'")
+    table = SqlTable(
+        "warehouse", "review", keys=["id"], columns={"mood": "output.mood", "note": "reason"}, failed=failed
+    )
+    infer(sql="SELECT id, body FROM review WHERE id < 3 ORDER BY id", destination=table, max_rounds=0)
+    found = warehouse.run("SELECT mood, note FROM review WHERE id < 3 ORDER BY id")
+    assert found[1] == ((None, "errored") if failed else ("from before", "note 1"))
+    assert found[0][0] in ("good", "bad")
+
+
+def test_a_task_that_dies_while_it_writes_goes_on(infer, emulator, warehouse, monkeypatch):
+    """Though its query finds other rows by then, since some were written: nothing is paid again, nothing is missing."""
+    monkeypatch.setattr(destination_module, "CHUNK_ROWS", 2)
+    real, calls = SqlTable._upsert, []
+
+    def dies(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise RuntimeError("the database went away")
+        real(*arguments)
+
+    monkeypatch.setattr(SqlTable, "_upsert", dies)
+    query = {"sql": "SELECT id, body FROM review WHERE mood IS NULL ORDER BY id", "destination": MOOD}
+    with pytest.raises(RuntimeError, match="went away"):
+        infer(**query)
+    assert len(warehouse.run("SELECT id FROM review WHERE mood IS NULL")) == 3
+    assert infer(**query)["counts"]["completed"] == 7
+    assert warehouse.run("SELECT id FROM review WHERE mood IS NULL") == []
+    assert emulator.state.creates["openai"] == 1
+    # Once all is written, other rows are other work.
+    warehouse.run("UPDATE review SET mood = NULL WHERE id = 3")
+    with pytest.raises(AirflowFailException, match="input changed"):
+        infer(**query)
+
+
+def test_in_three_steps(emulator, providers, context, warehouse):
+    """Apply writes into the table, and again when it is cleared."""
+    providers(emulator)
+    manifest = SubmitBatchOperator(
+        task_id="s", **OPENAI, sql="SELECT id, body FROM review ORDER BY id", sql_conn_id="warehouse", id_column="id",
+        prompt_template="{{ body }}", output_type=ANSWER,
+    ).execute(context)  # fmt: skip
+    with pytest.MonkeyPatch.context():
+        from airflow_raif.hooks.batch import BatchHook
+
+        BatchHook("openai_default").fetch_batch_status(manifest["batch_id"])
+        BatchHook("openai_default").fetch_batch_results(manifest["batch_id"])
+    for part in (None, 0):
+        warehouse.run("UPDATE review SET mood = NULL")
+        ApplyBatchResultsOperator(task_id="a", batch=manifest, part=part, destination=MOOD).execute(context)
+        assert warehouse.run("SELECT id FROM review WHERE mood IS NULL") == []
+
+
+@pytest.mark.parametrize(
+    ("destination", "message"),
+    [
+        (SqlTable("warehouse", "missing", keys=["id"], columns={"mood": "output"}), "has no table 'missing'"),
+        (
+            SqlTable("warehouse", "review", keys=["key"], columns={"mood": "output.mood"}),
+            "has no column 'key'; it has id",
+        ),
+        (SqlTable("warehouse", "review", keys=["id"], columns={"smell": "output.mood"}), "has no column 'smell'"),
+        (SqlTable("warehouse", "review", keys=["id"], columns={"mood": "output.mod"}), "the output has mood, words"),
+        (SqlTable("openai_default", "review", keys=["id"], columns={"mood": "output"}), "is no SQL database"),
+    ],
+)
+def test_a_destination_that_cannot_be_written_shows_before_anything_is_paid(
+    infer, emulator, warehouse, destination, message
+):
+    """Names what there is."""
+    with pytest.raises(AirflowFailException, match=message):
+        infer(sql="SELECT id, body FROM review", destination=destination)
+    assert emulator.state.creates["openai"] == 0
+
+
+def test_fields_of_a_text(infer, emulator, warehouse):
+    """Without a schema there are none."""
+    with pytest.raises(AirflowFailException, match="the output is a text, since there is no output_type"):
+        infer(sql="SELECT id, body FROM review", destination=MOOD, output_type=None)
+    assert emulator.state.creates["openai"] == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"custom_id": "a", "status": "completed", "output": "x"}, "row 'a' has no 'id'; a result row has custom_id"),
+        ({"custom_id": "a", "status": "completed", "output": "x", "id": None}, "row 'a' has no id, which is a key"),
+        ({"custom_id": "a", "status": "completed", "output": "x", "id": "one"}, "row 'a' has 'one' for column 'id'"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named(warehouse, row, message):
+    """And the rows before it are written."""
+    table = SqlTable("warehouse", "review", keys=["id"], columns={"mood": "output"})
+    with pytest.raises(InvalidBatchError, match=message):
+        table.write(iter([row]))
+
+
+def test_the_later_of_two_rows_with_one_key_counts(warehouse):
+    """Whether they come together or not."""
+    table = SqlTable("warehouse", "review", keys=["id"], columns={"mood": "output"})
+    rows = [{"custom_id": str(n), "status": "completed", "output": f"mood {n}", "id": n % 9} for n in range(1010)]
+    assert table.write(iter(rows)) == 1010
+    assert warehouse.run("SELECT mood FROM review ORDER BY id") == [
+        (f"mood {1008 + n if n < 2 else 999 + n}",) for n in range(9)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "columns"), [([], {"a": "b"}), ("id", {"a": "b"}), (["id"], {}), (["id"], {"id": "x"})]
+)
+def test_a_table_without_keys_or_columns(keys, columns):
+    """Shows as the DAG is parsed."""
+    with pytest.raises(ValueError, match="give keys as a list of columns"):
+        SqlTable("warehouse", "review", keys=keys, columns=columns)
+
+
+def test_a_query(warehouse):
+    """As it stands: what looks like a placeholder is none; with parameters, those of the driver."""
+    (row,) = sql_rows("SELECT id, body, 'x :y 50%' AS odd FROM review WHERE body LIKE '%5' OR id = 9", "warehouse")
+    assert row == {"id": 5, "body": "Review % number :5", "odd": "x :y 50%"}
+    mark = "?" if warehouse.is_sqlite else "%s"
+    assert list(sql_rows(f"SELECT id FROM review WHERE id > {mark} AND body LIKE {mark}", "warehouse", [4, "%6"])) == [
+        {"id": 6}
+    ]
+
+
+def test_a_query_is_read_as_a_stream(warehouse):
+    """Of millions of rows no more are here than are looked at."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    numbers = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT i FROM n"
+    rows = sql_rows(numbers, "warehouse")
+    assert [row["i"] for row in islice(rows, 3)] == [1, 2, 3]
+    rows.close()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELECT id, body AS id FROM review", "several columns named 'id'; name each with AS"),
+        ("UPDATE review SET note = 'x'", "the statement returns no rows|the database refuses the query"),
+    ],
+)
+def test_a_query_that_is_none(infer, emulator, warehouse, sql, message):
+    """Named, and nothing sent or written."""
+    with pytest.raises(AirflowFailException, match=message):
+        infer(sql=sql)
+    assert warehouse.run("SELECT id FROM review WHERE note = 'x'") == []
+    assert emulator.state.creates["openai"] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"requests": ["a"], "sql": "SELECT 1", "sql_conn_id": "c"}, {"sql": "SELECT 1"}]
+)
+def test_rows_come_from_one_place(arguments):
+    """Shows as the DAG is parsed."""
+    with pytest.raises(ValueError, match="give either requests, or sql and sql_conn_id"):
+        SubmitBatchOperator(task_id="t", **OPENAI, **arguments)
+
+
+def test_a_query_is_a_template():
+    """Unlike prompts: the day of the run belongs into it."""
+    operator = SubmitBatchOperator(
+        task_id="t", **OPENAI, sql="SELECT '{{ ds }}'", sql_conn_id="c", prompt_template="{{ body }}"
+    )
+    operator.render_template_fields({"ds": "2026-01-05"})
+    assert (operator.sql, operator.prompt_template) == ("SELECT '2026-01-05'", "{{ body }}")
+
+
+def test_a_connection_that_is_no_database(connection):
+    """Says so."""
+    connection("web", conn_type="raif_openai", password="k")
+    with pytest.raises(ConfigurationError, match="connection 'web' is no SQL database"):
+        next(sql_rows("SELECT 1", "web"))
