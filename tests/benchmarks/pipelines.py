@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.figures import Figure
+from tests.benchmarks.serving import serving
 
 WORKS = (
     "fetch-openai", "fetch-structured", "fetch-responses", "fetch-anthropic", "fetch-gemini", "submit-openai",
@@ -24,19 +24,6 @@ WORKS = (
 SIDES = ("ours", "peer", "floor")
 #: What the peer has no way to do.
 NOT_OF_PEER = frozenset(("fetch-responses", "fetch-gemini"))
-
-
-@contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """Serve result files from a folder, and take any upload."""
-    command = [sys.executable, "-m", "tests.benchmarks.server", str(folder)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def call(side: str, work: str, home: Path, served: Path, url: str, count: int, *, is_cold: bool = False) -> str:
@@ -62,7 +49,7 @@ def measure(work: str, count: int, runs: int, *, sides: Sequence[str] = SIDES, i
             (masters / side).mkdir(parents=True)
             call(side, work, masters / side, served, "prepare", count)
         results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-        with serving(served) as url:
+        with serving("tests.benchmarks.server", served) as url:
             for _ in range(runs):
                 for side in sides:
                     shutil.copytree(masters / ("peer" if side == "peer" else "ours"), home)

@@ -8,13 +8,11 @@ that was spent in one turn.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
 from tests.benchmarks.poller_server import CREATED_AT, batch_id
 from tests.benchmarks.rows import KEY
+from tests.benchmarks.serving import serving
 
 PATHS = {"openai": "/v1", "anthropic": "", "gemini": ""}
 #: Types of the peers' connections.
@@ -53,7 +52,10 @@ def measure_poller(
     :param store: the address of an empty PostgreSQL database; default: an SQLite file.
     """
     interval = interval or max(5.0, batches / 500)
-    with tempfile.TemporaryDirectory(prefix="raif-bench-") as folder, serving(batches // connections) as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="raif-bench-") as folder,
+        serving("tests.benchmarks.poller_server", batches // connections) as url,
+    ):
         address = store or f"sqlite:///{folder}/raif.db"
         plan = {
             "url": url, "provider": provider, "interval": interval, "ticks": ticks, "runner": runner,
@@ -82,19 +84,6 @@ def connections_of(provider: str, url: str, count: int, kind: str | None = None)
         connection = {"conn_type": kind or f"raif_{provider}", "password": KEY, "host": host}
         found[f"AIRFLOW_CONN_BENCH_{account}"] = json.dumps(connection)
     return found
-
-
-@contextlib.contextmanager
-def serving(batches: int) -> Iterator[str]:
-    """Serve accounts of so many batches each."""
-    command = [sys.executable, "-m", "tests.benchmarks.poller_server", str(batches)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def fill(address: str, provider: str, batches: int, connections: int) -> list[tuple[str, str]]:

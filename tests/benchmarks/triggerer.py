@@ -16,8 +16,9 @@ import psutil
 
 from airflow_raif.demo.components import Airflow, environment, free_port, prepare_home
 from tests.benchmarks.figures import Figure
-from tests.benchmarks.poller import connections_of, fill, serving
+from tests.benchmarks.poller import connections_of, fill
 from tests.benchmarks.poller_work import control
+from tests.benchmarks.serving import serving
 
 PATIENCE_SECONDS = 600
 
@@ -57,7 +58,10 @@ class _Watch:
 
 def measure_triggerer(count: int = 1000, interval: float = 10.0) -> Iterator[Figure]:
     """Let a triggerer find so many deferred tasks, poll for a while, and tell each that its batch ended."""
-    with tempfile.TemporaryDirectory(prefix="raif-bench-") as folder, serving(count) as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="raif-bench-") as folder,
+        serving("tests.benchmarks.poller_server", count) as url,
+    ):
         home, port = Path(folder), free_port()
         env = environment(home, Path(__file__).parent / "dags", port, url)
         env |= connections_of("openai", url, 1) | {
