@@ -19,6 +19,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "operators": [{"integration-name": "LLM batch inference", "python-modules": _OPERATORS}],
+        "task-decorators": [{"name": "raif_batch", "class-name": "airflow_raif.decorators.batch.raif_batch_task"}],
         "sensors": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.sensors.batch"]}],
         "hooks": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.hooks.batch"]}],
         "triggers": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.triggers.batch"]}],

@@ -176,14 +176,16 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         )
 
     def _open_rows(self, context: Context) -> Callable[[], Iterable[Any]]:
-        open_rows = open_requests(self.requests, context) if self.requests is not None else self._open_sql()
+        open_rows = self._open_source(context)
         if self.prompt_template is None and self.id_column is None:
             return open_rows
         from airflow_raif.sources.prompts import with_prompts
 
         return lambda: with_prompts(open_rows(), self.prompt_template, self.id_column)
 
-    def _open_sql(self) -> Callable[[], Iterable[Any]]:
+    def _open_source(self, context: Context) -> Callable[[], Iterable[Any]]:
+        if self.requests is not None:
+            return open_requests(self.requests, context)
         from airflow_raif.sources.sql import sql_rows
 
         return lambda: sql_rows(self.sql or "", self.sql_conn_id or "", self.sql_parameters)

@@ -24,11 +24,14 @@ from airflow_raif.domain.errors import (
 )
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperator, Context
+    from airflow.sdk import BaseOperator, Context, XComArg
 
     from airflow_raif.domain.batch import Batch, Claim, Part
     from airflow_raif.services.runtime import Runtime
     from airflow_raif.services.share import Share
+
+    #: A batch's manifest or id, or the task that returns one of both.
+    BatchArgument = str | Mapping[str, Any] | XComArg
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,7 @@ def claim_of(context: Context) -> Claim:
     return Claim(dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, map_index=map_index)
 
 
-def batch_id_of(batch: str | Mapping[str, Any]) -> str:
+def batch_id_of(batch: BatchArgument) -> str:
     """Return the batch id of a manifest, or the id itself."""
     batch_id = batch if isinstance(batch, str) else batch.get("batch_id") if isinstance(batch, Mapping) else None
     if not isinstance(batch_id, str) or not batch_id:
@@ -72,7 +75,7 @@ def batch_id_of(batch: str | Mapping[str, Any]) -> str:
     return batch_id
 
 
-def part_number_of(part: int | str | Mapping[str, Any]) -> int:
+def part_number_of(part: int | BatchArgument) -> int:
     """Return the number of a part: itself, as a template renders it, or that of a part in a manifest."""
     number = part.get("number") if isinstance(part, Mapping) else part
     if isinstance(number, bool) or not str(number).isdecimal():

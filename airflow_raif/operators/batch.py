@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ class SubmitBatchOperator(RequestsOperator):
 class _BatchOperator(BaseOperator):
     """One step for a batch that exists; an outage of its provider is waited out."""
 
-    batch: str | Mapping[str, Any]
+    batch: _waiting.BatchArgument
 
     def execute(self, context: Context) -> Any:
         """Do it, now or once the provider answers again."""
@@ -120,8 +120,8 @@ class ApplyBatchResultsOperator(_BatchOperator):
     def __init__(
         self,
         *,
-        batch: str | Mapping[str, Any],
-        part: int | str | Mapping[str, Any] | None = None,
+        batch: _waiting.BatchArgument,
+        part: int | _waiting.BatchArgument | None = None,
         output_path: str | None = None,
         destination: Destination | None = None,
         max_failed_fraction: float = 1.0,
@@ -173,7 +173,7 @@ class CancelBatchOperator(_BatchOperator):
     template_fields: Sequence[str] = ("batch",)
 
     def __init__(
-        self, *, batch: str | Mapping[str, Any], missing_ok: bool = True, deferrable: bool = True, **kwargs: Any
+        self, *, batch: _waiting.BatchArgument, missing_ok: bool = True, deferrable: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.batch = batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,7 +45,7 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
     def __init__(
         self,
         *,
-        batch: str | Mapping[str, Any],
+        batch: _waiting.BatchArgument,
         returns: Literal["manifest", "parts"] = "manifest",
         deferrable: bool = True,
         poll_interval: float | None = None,

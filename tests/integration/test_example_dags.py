@@ -103,6 +103,26 @@ def test_sql_to_sql(run_dag, monkeypatch, tmp_path):
     assert {mood for (mood,) in moods} <= {"good", "bad"}
 
 
+def test_decorator(run_dag):
+    """A function's rows, its parameters from upstream and from the context; the manifest goes on to the next task."""
+    run, _ = run_dag("decorator", {"language": "Norwegian"})
+    assert run.state == "success"
+    manifest = output_of(run, "describe")
+    assert [row["city"] for row in read_rows(manifest["result_uri"])] == ["Oslo", "Lima", "Hanoi"]
+    assert output_of(run, "report").startswith("3 cities for 0.")
+
+
+def test_group(run_dag):
+    """Submit, wait and apply."""
+    run, _ = run_dag("group")
+    assert run.state == "success"
+    assert {ti.task_id for ti in run.get_task_instances()} == {
+        "questions", "answers.submit", "answers.wait", "answers.apply",
+    }  # fmt: skip
+    found = read_rows(output_of(run, "answers.apply")["result_uri"])
+    assert [(row["n"], row["status"]) for row in found] == [(n, "completed") for n in range(6)]
+
+
 def test_embeddings(run_dag):
     """Rows of an upstream task come back as vectors."""
     run, _ = run_dag("embeddings")

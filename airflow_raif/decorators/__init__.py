@@ -1,0 +1,1 @@
+"""TaskFlow: functions whose rows are a batch."""
