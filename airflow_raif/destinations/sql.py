@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +49,17 @@ class SqlTable:
 
         :raises ConfigurationError: they do not.
         """
-        properties = (output_schema or {}).get("properties")
         for name, path in self.paths.items():
-            head, _, field = path.partition(".")
-            field = field.partition(".")[0]
-            if head == "output" and field and (properties is None or field not in properties):
-                has = f"has {', '.join(properties)}" if properties else "is a text, since there is no output_type"
-                raise ConfigurationError(f"column {name!r} is to hold {path!r}, but the output {has}")
+            head, *fields = path.split(".")
+            if head != "output" or not fields:
+                continue
+            if output_schema is None:
+                what = "is a text, since there is no output_type"
+            elif fields[0] not in (properties := output_schema.get("properties", fields)):
+                what = f"has {', '.join(properties)}"
+            else:
+                continue
+            raise ConfigurationError(f"column {name!r} is to hold {path!r}, but the output {what}")
         with sql_engine(self.conn_id) as engine:
             self._table(engine)
 
@@ -156,8 +161,9 @@ def _as(column: Column[Any], value: Any, row: Row) -> Any:
         value = msgspec.json.encode(value).decode()
     if isinstance(value, kind):
         return value
-    if kind in (str, float):
-        return kind(value)
+    if kind is str or (kind is Decimal and isinstance(value, float)):
+        # A float is written with as many digits as tell it, which are those of the file.
+        return kind(str(value))
     try:
         return msgspec.convert(value, kind, strict=False)
     except (msgspec.ValidationError, TypeError) as error:

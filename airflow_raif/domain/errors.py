@@ -4,6 +4,7 @@ RaifError                        retryable: bool
   ConfigurationError             unknown provider, missing extra, bad connection
   ConnectionUnavailableError     Airflow cannot be asked for a connection now (retryable)
   InvalidBatchError              not submittable, empty, or otherwise not a batch
+    EmptyBatchError              no row came from the input
     InputChangedError            the input is not what the task's batch was made of
     InvalidRequestError          one row cannot be sent; names the row, the value and the remedy
       LimitExceededError         a row over the provider's limit
@@ -48,6 +49,13 @@ class ConnectionUnavailableError(RaifError):
 
 class InvalidBatchError(RaifError):
     """The batch cannot be submitted or canceled as it is."""
+
+
+class EmptyBatchError(InvalidBatchError):
+    """No row came from the input."""
+
+    def __init__(self) -> None:
+        super().__init__("the batch is empty: no row came from the input")
 
 
 class InputChangedError(InvalidBatchError):

@@ -25,7 +25,8 @@ def sql_engine(conn_id: str) -> Iterator[Engine]:
     if make_engine is None:
         raise ConfigurationError(f"connection {conn_id!r} is no SQL database: its hook is {type(hook).__name__}")
     try:
-        engine = make_engine()
+        # Rows stay out of errors and logs.
+        engine = make_engine({"hide_parameters": True})
     except (NotImplementedError, ImportError) as error:
         raise ConfigurationError(f"connection {conn_id!r} cannot be opened with SQLAlchemy: {error}") from error
     try:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._ending import EndsItsBatch
@@ -53,6 +54,7 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         truncated_max_tokens: int | None = None,
         synchronous_stragglers: int = 0,
         on_input_change: Literal["refuse", "resubmit"] = "refuse",
+        on_empty: Literal["fail", "skip"] = "fail",
         deferrable: bool = True,
         cancel_on_kill: bool = True,
         **kwargs: Any,
@@ -80,6 +82,7 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         self.truncated_max_tokens = truncated_max_tokens
         self.synchronous_stragglers = synchronous_stragglers
         self.on_input_change: Literal["refuse", "resubmit"] = on_input_change
+        self.on_empty = on_empty
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
         if requests is not None:
@@ -122,7 +125,7 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         :param is_again: the submission was begun before an outage; a batch that was canceled since is not replaced.
         :raises TaskDeferred: see above.
         """
-        from airflow_raif.domain.errors import BatchStoppingError, TransientProviderError
+        from airflow_raif.domain.errors import BatchStoppingError, EmptyBatchError, TransientProviderError
         from airflow_raif.hooks.runtime import open_runtime
 
         claim = self._begin(context)
@@ -140,6 +143,10 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
                     return made
                 try:
                     return self._start_or_resume(runtime, claim, context)
+                except EmptyBatchError as error:
+                    if self.on_empty == "skip":
+                        raise AirflowSkipException(str(error)) from error
+                    raise
                 except BatchStoppingError as stopping:
                     is_again = False
                     old = runtime.store.get_batch(stopping.batch_id)

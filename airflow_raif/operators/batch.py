@@ -56,6 +56,7 @@ class SubmitBatchOperator(RequestsOperator):
     :param on_input_change: what to do when the task's batch was made of other input (rows in their order, model, system
         prompt, schema, parameters, endpoint, connection; not a row's own columns): ``refuse`` fails the task, since
         both would be paid; ``resubmit`` cancels the batch, waits until it has stopped, and submits a new one.
+    :param on_empty: ``skip`` the task, or let it ``fail``, if the input has no row.
     :param deferrable: wait without a worker while the provider is away.
     :param cancel_on_kill: cancel the batch when a user ends the task, or its ``execution_timeout`` is over.
     """

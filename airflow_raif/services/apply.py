@@ -103,8 +103,8 @@ def apply_part(
 
 
 def read_rows(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a result file; numbers that are no integers are exact decimals."""
-    decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
+    """Yield the rows of a result file."""
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
     for _, line in split_lines(folder.blocks(name)()):
         yield decode(line)
 

@@ -12,7 +12,7 @@ import msgspec
 
 from airflow_raif.adapters.base import Limits
 from airflow_raif.domain.batch import Batch, Claim, Part
-from airflow_raif.domain.errors import InvalidBatchError, InvalidRequestError, LimitExceededError
+from airflow_raif.domain.errors import EmptyBatchError, InvalidRequestError, LimitExceededError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.wire_id import make_wire_id
@@ -174,7 +174,7 @@ class _Spooler:
             self._is_read = True
             recorded.check_end()
             if not self.count:
-                raise InvalidBatchError("the batch is empty: no row came from the input")
+                raise EmptyBatchError
 
     def _add(self, files: PartFiles, recorded: RecordedParts, index: int, request: EntryRequest) -> None:
         custom_id, wire_id = request.custom_id or str(index), make_wire_id(self.batch.batch_id, index)

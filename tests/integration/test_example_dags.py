@@ -98,6 +98,8 @@ def test_sql_to_sql(run_dag, monkeypatch, tmp_path):
             run, _ = run_dag("sql_to_sql")
             assert run.state == "success"
             assert output_of(run, "mood")["counts"]["completed"] == len(night)
+        run, _ = run_dag("sql_to_sql")
+        assert [ti.state for ti in run.get_task_instances()] == ["skipped"]
         moods = warehouse.execute("SELECT mood FROM review").fetchall()
     assert len(moods) == 5
     assert {mood for (mood,) in moods} <= {"good", "bad"}

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, TaskDeferred
 
 from airflow_raif.domain.errors import (
     DeadlineExceededError,
@@ -104,6 +104,14 @@ def test_wrong_input_fails_for_good_and_costs_nothing(emulator, providers, conte
     providers(emulator)
     with pytest.raises(AirflowFailException, match=message):
         submit(context, requests=requests)
+    assert emulator.state.creates["openai"] == 0
+
+
+def test_an_empty_input_may_skip_the_task(emulator, providers, context):
+    """A night without new rows is none that failed."""
+    providers(emulator)
+    with pytest.raises(AirflowSkipException, match="the batch is empty"):
+        submit(context, requests=lambda: iter(()), on_empty="skip")
     assert emulator.state.creates["openai"] == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import resource
 from decimal import Decimal
 from itertools import islice
@@ -114,6 +115,18 @@ def test_into_another_table_with_keys_of_many_types(infer, warehouse):
         assert (state, share) == ("completed", n + 0.5)
         assert tokens > 0
     assert sum(Decimal(str(row[4])) for row in rows) == Decimal(str(manifest["cost"]["batch"]))
+
+
+def test_answers_as_json(warehouse):
+    """A column of JSON takes them as they are."""
+    warehouse.run("CREATE TABLE raw (id INTEGER PRIMARY KEY, answer JSON, share REAL, exact NUMERIC(30, 20))")
+    table = SqlTable("warehouse", "raw", keys=["id"], columns={"answer": "output", "share": "n", "exact": "n"})
+    answer = {"list": [1, 2.5, None, "ü"], "deep": {"a": True}}
+    table.write(iter([{"custom_id": "a", "status": "completed", "id": 1, "output": answer, "n": 0.1}]))
+    ((found, share, exact),) = warehouse.run("SELECT answer, share, exact FROM raw")
+    assert (json.loads(found) if isinstance(found, str) else found) == answer
+    assert share == pytest.approx(0.1)
+    assert Decimal(str(exact)) == Decimal("0.1")
 
 
 @pytest.mark.parametrize("failed", [False, True])
