@@ -22,6 +22,7 @@ RaifError                        retryable: bool
   EndingError                    the task is being ended, so nothing more was sent (retryable)
   BatchOutcomeError              how a batch ended, when that fails the task
     FailedBatchError, ExpiredBatchError, CanceledBatchError, PartialBatchError, DeadlineExceededError
+  HandlerError                   the user's handler raised (retryable)
   StoreError                     the metadata tables
     StoreUnavailableError        retryable
     StoreNotReadyError           wrong or missing revision; says what to run
@@ -191,6 +192,12 @@ class PartialBatchError(BatchOutcomeError):
 
 class DeadlineExceededError(BatchOutcomeError):
     """The user's own deadline passed."""
+
+
+class HandlerError(RaifError):
+    """A handler of the user's raised for some of the results."""
+
+    retryable = True
 
 
 class StoreError(RaifError):

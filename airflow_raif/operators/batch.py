@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
+from airflow_raif.destinations.handler import Handler, load_handler
 from airflow_raif.operators import _waiting
+from airflow_raif.operators._finishing import finish
 from airflow_raif.operators._submitting import RequestsOperator
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
     from airflow_raif.destinations import Destination
     from airflow_raif.domain.batch import Batch
-    from airflow_raif.services.apply import Deliver
     from airflow_raif.services.runtime import Runtime
 
 
@@ -112,6 +113,9 @@ class ApplyBatchResultsOperator(_BatchOperator):
     :param output_path: folder for the result file; default: the configured result folder, then the batch id.
     :param destination: where the results go beside the file, such as a
         :class:`~airflow_raif.destinations.sql.SqlTable`; each execution of the task writes them there.
+    :param handler: your own code for each result and for the batch, called once in its life: a
+        :class:`~airflow_raif.destinations.handler.BatchHandler`, its class, a dotted path, or a function of one row.
+        Not with ``part``.
     :param max_failed_fraction: the task fails if more of the entries failed, or all of them.
     :param deferrable: wait without a worker while the provider is away.
     """
@@ -125,22 +129,34 @@ class ApplyBatchResultsOperator(_BatchOperator):
         part: int | _waiting.BatchArgument | None = None,
         output_path: str | None = None,
         destination: Destination | None = None,
+        handler: Handler | None = None,
         max_failed_fraction: float = 1.0,
         deferrable: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if handler is not None and part is not None:
+            raise ValueError("a handler takes the results of a whole batch; give it to a task without part")
         self.batch = batch
         self.part = part
         self.output_path = output_path
         self.destination = destination
+        self.handler = handler
         self.max_failed_fraction = max_failed_fraction
         self.deferrable = deferrable
 
     def _do(self, runtime: Runtime, batch: Batch, context: Context) -> dict[str, Any]:
         if self.part is not None:
             return self._apply_part(runtime, batch, _waiting.part_number_of(self.part), context)
-        return _finish(runtime, batch, context, self)
+        return finish(
+            runtime,
+            batch,
+            context,
+            output_path=self.output_path,
+            destination=self.destination,
+            handler=self.handler,
+            max_failed_fraction=self.max_failed_fraction,
+        )
 
     def _apply_part(self, runtime: Runtime, batch: Batch, number: int, context: Context) -> dict[str, Any]:
         from airflow_raif.hooks.spool import result_folder
@@ -154,7 +170,9 @@ class ApplyBatchResultsOperator(_BatchOperator):
         if not share.is_fetched:
             patience.defer(self, share.batch, "execute_complete")
         folder = result_folder(self.output_path, batch.batch_id)
-        share = apply_part(runtime, batch.batch_id, number, folder, _deliver(self.destination))
+        write = self.destination.write if self.destination is not None else None
+        deliver = (lambda read: write(read())) if write is not None else None
+        share = apply_part(runtime, batch.batch_id, number, folder, deliver)
         manifest = part_manifest_of(runtime, share)
         context["ti"].xcom_push(key="raif_manifest", value=manifest)
         check_outcome(runtime, share.batch, max_failed_fraction=self.max_failed_fraction, share=share)
@@ -203,6 +221,8 @@ class BatchInferenceOperator(RequestsOperator):
     :param destination: where the results go beside the file, such as a
         :class:`~airflow_raif.destinations.sql.SqlTable`; each execution of the task writes them there. That it can is
         checked before anything is submitted.
+    :param handler: your own code for each result and for the batch, called once in its life: a
+        :class:`~airflow_raif.destinations.handler.BatchHandler`, its class, a dotted path, or a function of one row.
     :param max_failed_fraction: the task fails if more of the entries failed, or all of them.
     :param poll_interval: seconds between polls; default: the schedule ``[raif] poll_intervals``.
     :param timeout: seconds from the first submission after which waiting ends and no round is opened any more;
@@ -219,6 +239,7 @@ class BatchInferenceOperator(RequestsOperator):
         *,
         output_path: str | None = None,
         destination: Destination | None = None,
+        handler: Handler | None = None,
         max_failed_fraction: float = 1.0,
         poll_interval: float | None = None,
         timeout: float | timedelta | None = None,
@@ -228,6 +249,7 @@ class BatchInferenceOperator(RequestsOperator):
         super().__init__(**kwargs)
         self.output_path = output_path
         self.destination = destination
+        self.handler = handler
         self.max_failed_fraction = max_failed_fraction
         self.poll_interval = poll_interval
         self.timeout = _waiting.seconds_of(timeout)
@@ -235,9 +257,11 @@ class BatchInferenceOperator(RequestsOperator):
 
     def execute(self, context: Context) -> Any:
         """Submit the batch, wait for it and apply it."""
-        if self.destination is not None:
-            with _waiting.airflow_errors():
+        with _waiting.airflow_errors():
+            if self.destination is not None:
                 self.destination.check(self._defaults().output_schema)
+            if self.handler is not None:
+                load_handler(self.handler)
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -252,7 +276,15 @@ class BatchInferenceOperator(RequestsOperator):
 
         with open_batch_runtime(batch_id, self._is_told_to_end) as (runtime, batch):
             batch = self._wait_for(runtime, batch)
-            return _finish(runtime, batch, context, self)
+            return finish(
+                runtime,
+                batch,
+                context,
+                output_path=self.output_path,
+                destination=self.destination,
+                handler=self.handler,
+                max_failed_fraction=self.max_failed_fraction,
+            )
 
     def _wait_for(self, runtime: Runtime, batch: Batch) -> Batch:
         from airflow_raif.domain.errors import TransientProviderError
@@ -267,26 +299,3 @@ class BatchInferenceOperator(RequestsOperator):
         if not _waiting.is_done(batch):
             patience.defer(self, batch, "execute_complete")
         return batch
-
-
-def _deliver(destination: Destination | None) -> Deliver | None:
-    return None if destination is None else destination.write
-
-
-def _finish(
-    runtime: Runtime, batch: Batch, context: Context, operator: ApplyBatchResultsOperator | BatchInferenceOperator
-) -> dict[str, Any]:
-    """Fetch, apply and judge; the manifest goes to XCom even when the outcome fails the task."""
-    from airflow_raif.hooks.spool import result_folder
-    from airflow_raif.services.apply import apply_results
-    from airflow_raif.services.fetch import fetch_batch_results
-    from airflow_raif.services.manifest import manifest_of
-    from airflow_raif.services.outcome import check_outcome
-
-    fetch_batch_results(runtime, batch.batch_id)
-    folder = result_folder(operator.output_path, batch.batch_id)
-    batch = apply_results(runtime, batch.batch_id, folder, deliver=_deliver(operator.destination))
-    manifest = manifest_of(runtime, batch)
-    context["ti"].xcom_push(key="raif_manifest", value=manifest)
-    check_outcome(runtime, batch, max_failed_fraction=operator.max_failed_fraction)
-    return manifest

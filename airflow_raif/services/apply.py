@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -29,8 +30,8 @@ RESULT_FILE = "results.jsonl"
 BLOCK_BYTES = 64 * 1024
 #: Parts whose results are open at one time; rows of one part and of the rounds that repeated some of it lie together.
 MAX_OPEN_PARTS = 4
-#: Takes the rows of a result file elsewhere, as often as it is called.
-Deliver = Callable[[Iterator[dict[str, Any]]], object]
+#: Takes the rows of a result file elsewhere, as often as it is called; it is given a function that opens them.
+Deliver = Callable[[Callable[[], Iterator[dict[str, Any]]]], object]
 _LINE_END_BYTES = len(b"\r\n")
 _COMMA = ord(",")
 _COMPLETED = EntryStatus.COMPLETED.value
@@ -67,7 +68,7 @@ def apply_results(
         if deliver is not None:
             # What a retry goes on with even if its input was changed by what is delivered.
             runtime.store.note_result(batch, uri)
-            deliver(read_rows(destination, name))
+            deliver(partial(read_rows, destination, name))
         if is_there or runtime.store.mark_applied(batch, uri, runtime.clock()):
             return runtime.store.get_batch(batch_id)
 
@@ -96,7 +97,7 @@ def apply_part(
             _check_spool(share.batch, part.result_uri)
             _write(runtime, share.batch, destination, name, share)
         if deliver is not None:
-            deliver(read_rows(destination, name))
+            deliver(partial(read_rows, destination, name))
         at = runtime.clock()
         if is_there or runtime.store.mark_part_applied(share.batch, part, share.rows, share.numbers, uri, at):
             return find_share(runtime, batch_id, number)

@@ -125,6 +125,16 @@ def test_group(run_dag):
     assert [(row["n"], row["status"]) for row in found] == [(n, "completed") for n in range(6)]
 
 
+def test_handler(run_dag, caplog):
+    """Each result is handed over, then the batch."""
+    with caplog.at_level("INFO"):
+        run, _ = run_dag("handler")
+    assert run.state == "success"
+    said = [record.getMessage() for record in caplog.records if record.name == "handler"]
+    assert [line.partition(":")[0] for line in said[:2]] == ["Ticket T-1", "Ticket T-2"]
+    assert said[2].startswith("2 tickets for 0.")
+
+
 def test_embeddings(run_dag):
     """Rows of an upstream task come back as vectors."""
     run, _ = run_dag("embeddings")

@@ -1,0 +1,139 @@
+"""Handlers: a DAG author's own code for each result, and for the batch once all of them are through."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_raif.domain.errors import ConfigurationError, HandlerError
+
+if TYPE_CHECKING:
+    from airflow_raif.spool.files import Folder
+
+log = logging.getLogger(__name__)
+
+#: Results after which it is noted how far the handler came.
+CHUNK_ROWS = 100
+PROGRESS_FILE = "handler.json"
+Row = dict[str, Any]
+
+
+class BatchHandler:
+    """What is to become of results. Override ``on_entry`` or ``on_chunk``, and what else is wanted.
+
+    After all results are through, ``on_batch_completion`` is called, then one of ``on_batch_success`` and
+    ``on_batch_failure``; if they return, none of it is called for the batch again. A worker that dies is made good by
+    the next attempt, which calls again what was going on: of the results those of one chunk at most.
+    """
+
+    def on_entry(self, row: Row) -> None:
+        """Take one row of the result file. What it raises is kept from the others; the next attempt brings it again."""
+
+    def on_chunk(self, rows: Sequence[Row]) -> None:
+        """Take up to a hundred rows, in the order of the input; if it raises, all of them are brought again."""
+        raise NotImplementedError
+
+    def on_batch_completion(self, manifest: Mapping[str, Any]) -> None:
+        """Take the manifest of a batch whose results are through, however it ended."""
+
+    def on_batch_success(self, manifest: Mapping[str, Any]) -> None:
+        """Take the manifest of a batch that does not fail its task."""
+
+    def on_batch_failure(self, manifest: Mapping[str, Any]) -> None:
+        """Take the manifest of a batch that fails its task: canceled, expired, or too many of its entries failed."""
+
+
+#: A handler, its class, the dotted path of one of both, or a function of one row.
+Handler = BatchHandler | type[BatchHandler] | Callable[[Row], object] | str
+
+
+def load_handler(given: Handler) -> BatchHandler:
+    """Return a handler.
+
+    :raises ConfigurationError: there is none at a path, or it is none.
+    """
+    found: Any = given
+    if isinstance(given, str):
+        try:
+            found = resolve_name(given)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigurationError(f"there is no handler at {given!r}: {error}") from error
+    if isinstance(found, type):
+        found = found()
+    if isinstance(found, BatchHandler):
+        return found
+    if not callable(found):
+        raise ConfigurationError(
+            f"the handler {given!r:.100} is a {type(found).__name__}; give a BatchHandler or a function of one row"
+        )
+    handler = BatchHandler()
+    handler.on_entry = found  # type: ignore[method-assign]
+    return handler
+
+
+class _Progress(msgspec.Struct):
+    """How far the attempts so far came: rows before ``next`` were brought, and ``failed`` are to be brought again."""
+
+    next: int = 0
+    failed: set[int] = set()
+
+
+def handle_results(
+    handler: BatchHandler, rows: Iterator[Row], manifest: Mapping[str, Any], folder: Folder, *, is_success: bool
+) -> None:
+    """Bring a handler every result that it did not take before, then tell it of the batch.
+
+    :param folder: keeps how far it came.
+    :raises HandlerError: it raised for some of the results; they alone come again.
+    """
+    progress = _read(folder)
+    numbered, first = enumerate(rows), None
+    while chunk := list(islice(numbered, CHUNK_ROWS)):
+        wanted = [(index, row) for index, row in chunk if index >= progress.next or index in progress.failed]
+        for index, error in _bring(handler, wanted):
+            if error is None:
+                progress.failed.discard(index)
+                continue
+            progress.failed.add(index)
+            first = first or f"{dict(wanted)[index]['custom_id']!r}: {type(error).__name__}: {error}"
+        if wanted:
+            progress.next = max(progress.next, chunk[-1][0] + 1)
+            with folder.write(PROGRESS_FILE) as file:
+                file.write(msgspec.json.encode(progress))
+    if progress.failed:
+        raise HandlerError(
+            f"{type(handler).__name__} could not take {len(progress.failed):,} of {progress.next:,} results; the first"
+            f" is {first}. A retry brings it these alone"
+        )
+    handler.on_batch_completion(manifest)
+    (handler.on_batch_success if is_success else handler.on_batch_failure)(manifest)
+
+
+def _bring(handler: BatchHandler, rows: Sequence[tuple[int, Row]]) -> Iterator[tuple[int, Exception | None]]:
+    """Yield the index of each row, and what the handler raised for it."""
+    if type(handler).on_chunk is not BatchHandler.on_chunk:
+        error = _raised(handler.on_chunk, [row for _, row in rows]) if rows else None
+        yield from ((index, error) for index, _ in rows)
+        return
+    for index, row in rows:
+        yield index, _raised(handler.on_entry, row)
+
+
+def _raised(take: Callable[[Any], object], given: Any) -> Exception | None:
+    try:
+        take(given)
+    except Exception as error:
+        log.exception("A handler could not take a result")
+        return error
+    return None
+
+
+def _read(folder: Folder) -> _Progress:
+    if not folder.exists(PROGRESS_FILE):
+        return _Progress()
+    return msgspec.json.decode(b"".join(folder.blocks(PROGRESS_FILE)()), type=_Progress)

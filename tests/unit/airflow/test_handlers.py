@@ -1,0 +1,182 @@
+"""A DAG author's own code for each result: each once, errors apart, and again only what a crash or an error left."""
+
+from __future__ import annotations
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_raif.destinations import handler as handler_module
+from airflow_raif.destinations.handler import BatchHandler
+from airflow_raif.domain.errors import HandlerError, PartialBatchError
+from airflow_raif.emulator.faults import RowFault
+from airflow_raif.operators.batch import ApplyBatchResultsOperator, BatchInferenceOperator
+
+OPENAI = {"conn_id": "openai_default", "model": "gpt-5-nano"}
+ROWS = [{"custom_id": f"row {n}", "prompt": f"prompt {n}", "n": n} for n in range(7)]
+CALLS: list = []
+
+
+class Recorder(BatchHandler):
+    """Notes what it is called with."""
+
+    def __init__(self):
+        self.breaks_at = set()
+
+    def on_entry(self, row):
+        if row["n"] in self.breaks_at:
+            raise LookupError(f"no shelf for {row['n']}")
+        CALLS.append(row["n"])
+
+    def on_batch_completion(self, manifest):
+        CALLS.append(("completion", manifest["counts"]["completed"], manifest["result_uri"] is not None))
+
+    def on_batch_success(self, manifest):
+        CALLS.append("success")
+
+    def on_batch_failure(self, manifest):
+        CALLS.append("failure")
+
+
+class Chunks(Recorder):
+    """Takes several at once."""
+
+    def on_chunk(self, rows):
+        for row in rows:
+            if row["n"] in self.breaks_at:
+                raise LookupError("one of these")
+        CALLS.append([row["n"] for row in rows])
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    CALLS.clear()
+    monkeypatch.setattr(handler_module, "CHUNK_ROWS", 3)
+
+
+@pytest.fixture
+def infer(emulator, providers, context):
+    """Run a whole batch, or go on with it."""
+    providers(emulator)
+
+    def run(handler, **arguments):
+        return BatchInferenceOperator(
+            task_id="t", **OPENAI, requests=ROWS, handler=handler, deferrable=False, poll_interval=0.01, **arguments
+        ).execute(context)
+
+    return run
+
+
+THROUGH = [("completion", 7, True), "success"]
+
+
+def noted(row):
+    CALLS.append(row["n"])
+
+
+@pytest.mark.parametrize(
+    ("handler", "last"),
+    [
+        (Recorder, THROUGH),
+        (Recorder(), THROUGH),
+        (f"{__name__}.Recorder", THROUGH),
+        (f"{__name__}:Recorder", THROUGH),
+        (noted, []),
+        (f"{__name__}.noted", []),
+    ],
+)
+def test_each_result_then_the_batch_and_once(infer, emulator, handler, last):
+    """In the order of the input; a clear of the task brings nothing again."""
+    infer(handler)
+    assert [*range(7), *last] == CALLS
+    infer(handler)
+    assert len(CALLS) == 7 + len(last)
+    assert emulator.state.creates["openai"] == 1
+
+
+def test_several_at_once(infer):
+    """For who writes them in bulk."""
+    infer(Chunks)
+    assert [[0, 1, 2], [3, 4, 5], [6], *THROUGH] == CALLS
+
+
+def test_an_error_is_its_rows_own(infer, emulator):
+    """The others are taken, the task is to be retried, and the retry brings what is missing alone, then ends."""
+    handler = Recorder()
+    handler.breaks_at = {1, 5}
+    with pytest.raises(
+        HandlerError, match="could not take 2 of 7 results; the first is 'row 1': LookupError: no shelf"
+    ):
+        infer(handler)
+    assert CALLS == [0, 2, 3, 4, 6]
+    handler.breaks_at = {5}
+    with pytest.raises(HandlerError, match="could not take 1 of 7 results; the first is 'row 5'"):
+        infer(handler)
+    handler.breaks_at = set()
+    infer(handler)
+    assert [0, 2, 3, 4, 6, 1, 5, *THROUGH] == CALLS
+    assert emulator.state.creates["openai"] == 1
+
+
+def test_an_error_of_a_chunk_is_that_of_its_rows(infer):
+    """They come again together."""
+    handler = Chunks()
+    handler.breaks_at = {4}
+    with pytest.raises(HandlerError, match="could not take 3 of 7 results; the first is 'row 3'"):
+        infer(handler)
+    handler.breaks_at = set()
+    infer(handler)
+    assert [[0, 1, 2], [6], [3, 4, 5], *THROUGH] == CALLS
+
+
+@pytest.mark.parametrize("place", ["on_entry", "on_batch_completion", "on_batch_success"])
+def test_a_worker_that_dies_is_made_good(infer, monkeypatch, place):
+    """What was going on is called again, of the results those of one chunk."""
+    real, seen = getattr(Recorder, place), []
+
+    def dies(self, given):
+        seen.append(given)
+        if len(seen) == 5 or place != "on_entry":
+            monkeypatch.setattr(Recorder, place, real)
+            raise KeyboardInterrupt
+        real(self, given)
+
+    monkeypatch.setattr(Recorder, place, dies)
+    with pytest.raises(KeyboardInterrupt):
+        infer(Recorder)
+    infer(Recorder)
+    again = {
+        "on_entry": [0, 1, 2, 3, 3, 4, 5, 6],
+        "on_batch_completion": [*range(7)],
+        "on_batch_success": [*range(7), THROUGH[0]],
+    }
+    assert [*again[place], *THROUGH] == CALLS
+
+
+def test_a_batch_that_fails_its_task(infer, emulator):
+    """Its results are brought all the same, and it is told as failed."""
+    emulator.state.faults.rows.append(RowFault(kind="errored", rows=[0, 1]))
+    with pytest.raises(PartialBatchError, match="more failed than max_failed_fraction"):
+        infer(Recorder, max_rounds=0, max_failed_fraction=0.1)
+    assert [*range(7), ("completion", 5, True), "failure"] == CALLS
+
+
+@pytest.mark.parametrize(
+    ("handler", "message"),
+    [
+        ("no.such.module", "there is no handler at 'no.such.module'"),
+        (f"{__name__}.nothing", "there is no handler at"),
+        (f"{__name__}.ROWS", "is a list; give a BatchHandler or a function of one row"),
+        (7, "is a int; give a BatchHandler"),
+    ],
+)
+def test_a_handler_that_is_none_shows_before_anything_is_paid(infer, emulator, handler, message):
+    """By name."""
+    with pytest.raises(AirflowFailException, match=message):
+        infer(handler)
+    assert emulator.state.creates["openai"] == 0
+
+
+def test_a_handler_takes_whole_batches():
+    """Which mapped tasks have none of."""
+    with pytest.raises(ValueError, match="a handler takes the results of a whole batch"):
+        ApplyBatchResultsOperator(task_id="t", batch="b" * 32, part=0, handler=noted)
