@@ -13,7 +13,7 @@ from tests.chaos.provider import Provider
 from tests.chaos.worker import BESIDE, Try, World, claim_of, deferred_try, fork, whole_try
 
 #: A life that is not done after so many tries never will be.
-MAX_TRIES = 60
+MAX_TRIES = 200
 #: After so many tries the next one comes half an hour later.
 PATIENT_AFTER = 20
 #: The step at which rows are written and the store is not told yet.
