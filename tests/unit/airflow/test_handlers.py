@@ -103,9 +103,7 @@ def test_an_error_is_its_rows_own(infer, emulator):
     """The others are taken, the task is to be retried, and the retry brings what is missing alone, then ends."""
     handler = Recorder()
     handler.breaks_at = {1, 5}
-    with pytest.raises(
-        HandlerError, match="could not take 2 of 7 results; the first is 'row 1': LookupError: no"
-    ):
+    with pytest.raises(HandlerError, match="could not take 2 of 7 results; the first is 'row 1': LookupError: no"):
         infer(handler)
     assert CALLS == [0, 2, 3, 4, 6]
     handler.breaks_at = {5}
