@@ -64,7 +64,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Beside what users would pick instead, in an environment of its own; ARGS=--quick takes a minute and writes no page.
+# Beside what users would pick instead, in an environment of its own; ARGS=--quick takes two minutes and writes no page.
 bench:
 	$(MAKE) setup VENV=.venv-bench DEPENDENCY_GROUPS=bench
 	.venv-bench/bin/python -m tests.benchmarks $(ARGS)

@@ -65,7 +65,7 @@ def table_of(figures: Iterable[Figure]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute: few rows, one run; writes no page")
+    parser.add_argument("--quick", action="store_true", help="two minutes: few rows, one run; writes no page")
     parser.add_argument("--only", nargs="*", metavar="SECTION", help="pipelines imports cold waiting scaling triggerer")
     parser.add_argument("--works", nargs="*", default=WORKS, help="of the pipelines")
     parser.add_argument("--rows", type=int)
