@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Results after which it is noted how far the handler came.
 CHUNK_ROWS = 100
+#: A handler that raised for more results than these is stopped; who can take none of a million does not see them all.
+MAX_FAILED = 1000
 PROGRESS_FILE = "handler.json"
 Row = dict[str, Any]
 
@@ -105,10 +107,12 @@ def handle_results(
             progress.next = max(progress.next, chunk[-1][0] + 1)
             with folder.write(PROGRESS_FILE) as file:
                 file.write(msgspec.json.encode(progress))
+        if len(progress.failed) > MAX_FAILED:
+            break
     if progress.failed:
         raise HandlerError(
             f"{type(handler).__name__} could not take {len(progress.failed):,} of {progress.next:,} results; the first"
-            f" is {first}. A retry brings it these alone"
+            f" is {first}. A retry brings it these, and what comes after them"
         )
     handler.on_batch_completion(manifest)
     (handler.on_batch_success if is_success else handler.on_batch_failure)(manifest)

@@ -8,21 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_raif.destinations import Destination
     from airflow_raif.destinations.handler import Handler
     from airflow_raif.domain.batch import Batch
+    from airflow_raif.operators.batch import ApplyBatchResultsOperator, BatchInferenceOperator
     from airflow_raif.services.runtime import Runtime
 
 
 def finish(
-    runtime: Runtime,
-    batch: Batch,
-    context: Context,
-    *,
-    output_path: str | None,
-    destination: Destination | None,
-    handler: Handler | None,
-    max_failed_fraction: float,
+    runtime: Runtime, batch: Batch, context: Context, operator: ApplyBatchResultsOperator | BatchInferenceOperator
 ) -> dict[str, Any]:
     """Fetch, apply and judge; the manifest goes to XCom even when the outcome fails the task."""
     from airflow_raif.hooks.spool import result_folder
@@ -31,6 +24,8 @@ def finish(
     from airflow_raif.services.manifest import manifest_of
     from airflow_raif.services.outcome import check_outcome
 
+    destination, handler, max_failed_fraction = operator.destination, operator.handler, operator.max_failed_fraction
+
     def deliver(read: Callable[[], Iterator[dict[str, Any]]]) -> None:
         if destination is not None:
             destination.write(read())
@@ -38,7 +33,7 @@ def finish(
             _handle(runtime, batch.batch_id, handler, read(), max_failed_fraction)
 
     fetch_batch_results(runtime, batch.batch_id)
-    folder = result_folder(output_path, batch.batch_id)
+    folder = result_folder(operator.output_path, batch.batch_id)
     is_delivered = destination is not None or handler is not None
     batch = apply_results(runtime, batch.batch_id, folder, deliver=deliver if is_delivered else None)
     manifest = manifest_of(runtime, batch)

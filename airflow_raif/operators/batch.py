@@ -148,15 +148,7 @@ class ApplyBatchResultsOperator(_BatchOperator):
     def _do(self, runtime: Runtime, batch: Batch, context: Context) -> dict[str, Any]:
         if self.part is not None:
             return self._apply_part(runtime, batch, _waiting.part_number_of(self.part), context)
-        return finish(
-            runtime,
-            batch,
-            context,
-            output_path=self.output_path,
-            destination=self.destination,
-            handler=self.handler,
-            max_failed_fraction=self.max_failed_fraction,
-        )
+        return finish(runtime, batch, context, self)
 
     def _apply_part(self, runtime: Runtime, batch: Batch, number: int, context: Context) -> dict[str, Any]:
         from airflow_raif.hooks.spool import result_folder
@@ -276,15 +268,7 @@ class BatchInferenceOperator(RequestsOperator):
 
         with open_batch_runtime(batch_id, self._is_told_to_end) as (runtime, batch):
             batch = self._wait_for(runtime, batch)
-            return finish(
-                runtime,
-                batch,
-                context,
-                output_path=self.output_path,
-                destination=self.destination,
-                handler=self.handler,
-                max_failed_fraction=self.max_failed_fraction,
-            )
+            return finish(runtime, batch, context, self)
 
     def _wait_for(self, runtime: Runtime, batch: Batch) -> Batch:
         from airflow_raif.domain.errors import TransientProviderError

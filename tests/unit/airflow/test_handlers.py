@@ -115,6 +115,18 @@ def test_an_error_is_its_rows_own(infer, emulator):
     assert emulator.state.creates["openai"] == 1
 
 
+def test_a_handler_that_can_take_nothing_is_stopped(infer, monkeypatch):
+    """Not all of a million results are thrown at it; a retry goes on from there."""
+    monkeypatch.setattr(handler_module, "MAX_FAILED", 2)
+    handler = Recorder()
+    handler.breaks_at = set(range(7))
+    with pytest.raises(HandlerError, match="could not take 3 of 3 results"):
+        infer(handler)
+    handler.breaks_at = set()
+    infer(handler)
+    assert [*range(7), *THROUGH] == CALLS
+
+
 def test_an_error_of_a_chunk_is_that_of_its_rows(infer):
     """They come again together."""
     handler = Chunks()
