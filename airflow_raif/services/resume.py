@@ -133,6 +133,9 @@ def _is_over_for_good(runtime: Runtime, batch: Batch) -> bool:
     if not batch.status.is_terminal:
         # Another attempt opened a round meanwhile.
         return False
+    if batch.is_being_delivered:
+        # What was canceled brought paid answers, too; where they go they go first.
+        return False
     return batch.was_canceled or not (has_round_left(runtime, batch) or _is_paid(runtime, batch))
 
 

@@ -313,6 +313,18 @@ def test_cancel_in_the_middle(provider, runtime, emulator, store):
     assert emulator.state.creates[provider] == 2 + 5
 
 
+def test_a_canceled_batch_whose_delivery_broke_off_is_delivered_first(provider, runtime, emulator, store):
+    """A retry goes on with it; once that is through, a new one may be made."""
+    batch = start(runtime, rows(3))
+    cancel_batch(runtime, batch.batch_id)
+    assert fetch_batch_status(runtime, batch.batch_id) is BatchStatus.CANCELED
+    fetched = fetch_batch_results(runtime, batch.batch_id)
+    store.note_result(fetched, "file:///out")
+    assert start(runtime, rows(3)).batch_id == batch.batch_id
+    assert store.mark_applied(fetched, "file:///out", runtime.clock())
+    assert start(runtime, rows(3)).batch_id != batch.batch_id
+
+
 def test_a_batch_that_was_cut_short_and_had_expired_opens_no_round(provider, runtime, emulator, store):
     """Somebody canceled it, though its parts were over by then: the next attempt makes a new one."""
     emulator.state.faults.expire_after = 0.0
