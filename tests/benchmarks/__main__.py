@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tests.benchmarks import page
 from tests.benchmarks.figures import Figure, keep
-from tests.benchmarks.pipelines import WORKS, measure_cold, measure_pipelines
+from tests.benchmarks.pipelines import RECORDED_WORKS, WORKS, measure_cold, measure_pipelines, measure_recorded
 from tests.benchmarks.scaling import SIZES, measure_scaling
 from tests.benchmarks.startup import measure_startup
 from tests.benchmarks.triggerer import measure_triggerer
@@ -36,6 +36,7 @@ def sections(rows: int, runs: int, works: Sequence[str], *, is_quick: bool) -> d
         "waiting": lambda: measure_waiting(is_quick=is_quick),
     }
     if not is_quick:
+        found["recorded"] = lambda: measure_recorded(RECORDED_WORKS, rows, runs, is_quick=is_quick)
         found["cold"] = lambda: measure_cold(COLD, rows)
         found["scaling"] = lambda: measure_scaling(SIZES)
         found["triggerer"] = measure_triggerer
@@ -66,7 +67,7 @@ def table_of(figures: Iterable[Figure]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two minutes: few rows, one run; writes no page")
-    parser.add_argument("--only", nargs="*", metavar="SECTION", help="pipelines imports cold waiting scaling triggerer")
+    parser.add_argument("--only", nargs="*", metavar="SECTION", help="names of sections")
     parser.add_argument("--works", nargs="*", default=WORKS, help="of the pipelines")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--runs", type=int)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +129,37 @@ _READERS: dict[str, tuple[type[msgspec.Struct], Callable[[Any], tuple[str, Any, 
 }
 
 
-def fetch(dialect: str, home: Path, url: str, result_files: list[str]) -> int:
+#: Told of each row: its id and its bytes.
+Record = Callable[[str, bytes], object]
+
+
+@contextmanager
+def recording(home: Path) -> Iterator[Record]:
+    """Keep one line about each row in SQLite, the least that any account of rows has to write."""
+    with closing(sqlite3.connect(home / "record.db", isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE row (id TEXT PRIMARY KEY, status TEXT, offset INTEGER, length INTEGER)")
+        held: list[tuple[str, str, int, int]] = []
+        offset = 0
+
+        def flush() -> None:
+            database.execute("BEGIN")
+            database.executemany("INSERT INTO row VALUES (?, ?, ?, ?)", held)
+            database.execute("COMMIT")
+            held.clear()
+
+        def record(row_id: str, content: bytes) -> None:
+            nonlocal offset
+            held.append((row_id, "completed", offset, len(content)))
+            offset += len(content)
+            if len(held) >= 5000:
+                flush()
+
+        yield record
+        flush()
+
+
+def fetch(dialect: str, home: Path, url: str, result_files: list[str], record: Record = lambda *_: None) -> int:
     """Stream each file, decode each line typed, write one file of answers and usage."""
     kind, read, path = _READERS[dialect]
     decode, encode = msgspec.json.Decoder(kind).decode, msgspec.json.Encoder().encode
@@ -137,6 +169,7 @@ def fetch(dialect: str, home: Path, url: str, result_files: list[str]) -> int:
             for raw in _lines(url + path.format(name)):
                 custom_id, text, usage = read(decode(raw))
                 file.write(encode({"custom_id": custom_id, "output": text, "usage": usage}) + b"\n")
+                record(custom_id, raw)
                 done += 1
     return done
 
@@ -150,25 +183,28 @@ def _lines(url: str) -> Iterator[bytes]:
             yield from lines
 
 
-def submit(dialect: str, home: Path, url: str, count: int) -> int:
+def submit(dialect: str, home: Path, url: str, count: int, record: Record = lambda *_: None) -> int:
     """Encode each request into one file, and send it in one streamed call."""
-    (_submit_anthropic if dialect == "anthropic" else _submit_openai)(dialect, home / "floor.jsonl", url, count)
+    send = _submit_anthropic if dialect == "anthropic" else _submit_openai
+    send(dialect, home / "floor.jsonl", url, count, record)
     return count
 
 
-def _submit_openai(dialect: str, path: Path, url: str, count: int) -> None:
+def _submit_openai(dialect: str, path: Path, url: str, count: int, record: Record) -> None:
     encode = msgspec.json.Encoder().encode
     _, model, endpoint = DIALECTS[dialect]
     with path.open("wb") as file:
         for n, row in enumerate(rows(count)):
             messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": row["prompt"]}]
             body = {"model": model, "max_completion_tokens": 1024, "messages": messages}
-            file.write(encode({"custom_id": str(n), "method": "POST", "url": endpoint, "body": body}) + b"\n")
+            line = encode({"custom_id": str(n), "method": "POST", "url": endpoint, "body": body})
+            file.write(line + b"\n")
+            record(str(n), line)
     with path.open("rb") as file:
         httpx.post(f"{url}/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", file)}).raise_for_status()
 
 
-def _submit_anthropic(dialect: str, path: Path, url: str, count: int) -> None:
+def _submit_anthropic(dialect: str, path: Path, url: str, count: int, record: Record) -> None:
     encode = msgspec.json.Encoder().encode
     model = DIALECTS[dialect][1]
     with path.open("wb") as file:
@@ -176,7 +212,9 @@ def _submit_anthropic(dialect: str, path: Path, url: str, count: int) -> None:
         for n, row in enumerate(rows(count)):
             messages = [{"role": "user", "content": row["prompt"]}]
             params = {"model": model, "max_tokens": 1024, "system": SYSTEM, "messages": messages}
-            file.write((b"," if n else b"") + encode({"custom_id": str(n), "params": params}))
+            line = encode({"custom_id": str(n), "params": params})
+            file.write((b"," if n else b"") + line)
+            record(str(n), line)
         file.write(b"]}")
     size = path.stat().st_size
     with path.open("rb") as file:

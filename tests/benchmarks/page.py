@@ -43,6 +43,11 @@ def write(figures: Sequence[Figure], folder: Path) -> None:
         "machine": machine(),
         "warm": _sides(_in_order(book.of("warm", "CPU s")), memory=book.of("warm", "MiB above imports")),
         "cold": _sides(book.of("cold", "CPU s"), memory=book.of("cold", "MiB of the process")),
+        "recorded": _table(
+            ("CPU s", "ours", "common-ai", "floor that records", "common-ai / ours", "common-ai / that floor"), (
+            (NAMES[each.name], *map(number, (each.ours, each.peer, each.floor, each.gain, most_gain(each))))
+            for each in _in_order(book.of("recorded", "CPU s"))
+        )),
         "eighth": eighth(book),
         "imports": _table(("what", "unit", "ours", "common-ai", "Airflow itself"), (
             (each.name, each.unit, *map(number, (each.ours, each.peer, each.floor))) for each in book.of("imports")
@@ -86,6 +91,11 @@ def number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def most_gain(figure: Figure) -> float | None:
+    """Tell how many times more than the floor the peer takes."""
+    return figure.peer / figure.floor if figure.peer and figure.floor else None
 
 
 def _lines(path: str) -> list[str]:

@@ -22,6 +22,8 @@ WORKS = (
     "submit-anthropic",
 )  # fmt: skip
 SIDES = ("ours", "peer", "floor")
+#: With what a store costs whoever has one.
+RECORDED_WORKS = ("fetch-openai", "fetch-anthropic", "submit-openai", "submit-anthropic")
 #: What the peer has no way to do.
 NOT_OF_PEER = frozenset(("fetch-responses", "fetch-gemini"))
 
@@ -87,3 +89,11 @@ def measure_cold(works: Sequence[str], count: int) -> Iterator[Figure]:
         found = measure(work, count, 1, is_cold=True)
         for key, unit in (("cpu", "CPU s"), ("wall", "wall s"), ("peak_mib", "MiB of the process")):
             yield of_sides("cold", work, unit, found, key, count, is_quick=False)
+
+
+def measure_recorded(works: Sequence[str], count: int, runs: int, *, is_quick: bool) -> Iterator[Figure]:
+    """Measure warm, beside a floor that keeps a row about each row; it stands where the floor does."""
+    for work in works:
+        found = measure(work, count, runs, sides=("ours", "peer", "record"))
+        found["floor"] = found.pop("record")
+        yield of_sides("recorded", work, "CPU s", found, "cpu", count, is_quick=is_quick)

@@ -7,6 +7,7 @@ Prints one line of JSON: rows done, CPU seconds, wall seconds, and MiB at the pe
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
@@ -21,6 +22,8 @@ WARM_UP_ROWS = 20
 
 def run(side: str, work: str, home: Path, served: Path, url: str, count: int) -> int:
     """Do one side's work once; ``home`` holds what was prepared for it."""
+    if side == "record":
+        return _recorded(work, home, url, count)
     module: Any = importlib.import_module(f"tests.benchmarks.{side}")
     verb, _, dialect = work.partition("-")
     if verb == "submit":
@@ -29,6 +32,23 @@ def run(side: str, work: str, home: Path, served: Path, url: str, count: int) ->
         names = (home / "result_files").read_text().split()
         return int(module.fetch(dialect, home, url, names))
     return int(module.fetch(dialect, home, url))
+
+
+def _recorded(work: str, home: Path, url: str, count: int) -> int:
+    """Do the floor's work, and keep a row about each row, with its hash where the input is read."""
+    from tests.benchmarks import floor
+
+    verb, _, dialect = work.partition("-")
+    with floor.recording(home) as record:
+        if verb == "fetch":
+            return floor.fetch(dialect, home, url, (home / "result_files").read_text().split(), record)
+        digest = hashlib.sha256()
+
+        def hashed(row_id: str, line: bytes) -> None:
+            digest.update(line)
+            record(row_id, line)
+
+        return floor.submit(dialect, home, url, count, hashed)
 
 
 def prepare(side: str, work: str, home: Path, served: Path, count: int, *, shuffled: bool = False) -> None:
