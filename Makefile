@@ -8,14 +8,14 @@ CELERY_CONSTRAINTS := constraints/airflow-$(AIRFLOW)-celery-py3.11.txt
 BIN := $(VENV)/bin
 # More processes than cores, since tests wait for servers; a file's tests stay together, and files keep their order.
 SHARED := -n 5 --dist loadfile --no-loadscope-reorder
-DEPENDENCY_GROUPS ?= test lint
+DEPENDENCY_GROUPS ?= test lint docs
 # Bytecode makes every start of Airflow twice as fast.
 unexport PYTHONDONTWRITEBYTECODE
 # The machine's own certificates, as pip does; the name of the setting changed between versions of uv.
 export UV_SYSTEM_CERTS := 1
 export UV_NATIVE_TLS := 1
 
-.PHONY: setup demo test e2e e2e-celery chaos test-oldest coverage lint bench constraints postgres redis clean
+.PHONY: setup demo test e2e e2e-celery chaos test-oldest coverage lint docs bench constraints postgres redis clean
 
 setup: $(VENV)/.installed
 
@@ -48,7 +48,7 @@ chaos: setup postgres
 
 # The tests that meet Airflow and the SDKs, on the oldest Airflow supported and the SDKs' generation before.
 test-oldest:
-	$(MAKE) setup AIRFLOW=$(OLDEST_AIRFLOW) VENV=.venv-oldest
+	$(MAKE) setup AIRFLOW=$(OLDEST_AIRFLOW) VENV=.venv-oldest DEPENDENCY_GROUPS="test lint"
 	.venv-oldest/bin/python -m pytest $(SHARED) tests/integration tests/unit/airflow tests/contract/emulator $(ARGS)
 
 coverage: setup
@@ -63,6 +63,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The guide, into build/site; a link that leads nowhere fails it.
+docs: setup
+	$(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
 
 # Beside what users would pick instead, in an environment of its own; ARGS=--quick takes two minutes and writes no page.
 bench:
@@ -85,8 +89,8 @@ redis:
 # Pins without index addresses. SDKs and prices are newer than the oldest Airflow, hence dates of their own.
 constraints: setup
 	echo "apache-airflow==$(AIRFLOW)" | $(BIN)/uv pip compile pyproject.toml --quiet --all-extras --group test \
-		--group lint --group setup --group bench --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
-		-c - --upgrade -o constraints/airflow-$(AIRFLOW)-py3.11.txt
+		--group lint --group docs --group setup --group bench --python-version 3.11 --no-emit-index-url --no-header \
+		--no-annotate -c - --upgrade -o constraints/airflow-$(AIRFLOW)-py3.11.txt
 	grep -Ev '^(boto3|botocore|s3transfer)==' $(CONSTRAINTS) | $(BIN)/uv pip compile pyproject.toml --quiet --all-extras \
 		--group test --group celery --group setup --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
 		-c - --upgrade -o $(CELERY_CONSTRAINTS)
