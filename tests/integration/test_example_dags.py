@@ -1,4 +1,4 @@
-"""Every example DAG, run whole on the emulator."""
+"""Every example DAG, and those of the guide that are run, run whole on the emulator."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import sqlite3
+import sys
 from contextlib import closing
 from datetime import timedelta
 
@@ -17,6 +18,7 @@ from airflow_raif.emulator.settings import Progress
 from airflow_raif.hooks.runtime import open_runtime
 from airflow_raif.services.runtime import utc_now
 from airflow_raif.services.start import start_batch
+from tests.guide import blocks
 from tests.support import defaults_of, read_rows
 
 
@@ -226,3 +228,33 @@ def test_maintenance_asks_airflow_for_the_state_of_tasks(migrated, emulator_of, 
     assert [line.endswith("nobody waited for it; it is in_progress") for line in kept] == [True]
     assert "its task is failed; it was told to stop" in canceled[0]
     assert emulator.state.requests["openai.batches.cancel"] == 1
+
+
+def test_the_first_dag_of_the_guide(migrated, repository, emulator_of, connections, monkeypatch, tmp_path):
+    """It gives the rows that its page shows, but for what is made up."""
+    (block,) = blocks(repository / "docs" / "start" / "first-dag.md", "python")
+    (tmp_path / "first.py").write_text(block.text.replace("schedule=None):", "schedule=None) as dag:"))
+    monkeypatch.setattr("airflow.settings.DAGS_FOLDER", str(tmp_path))
+    connections(emulator_of())
+    run = load(tmp_path, "first").dag.test()
+    assert run.state == "success"
+    found = read_rows(output_of(run, "mood")["result_uri"])
+    assert [(row["custom_id"], row["shop"], row["status"]) for row in found] == [
+        ("r1", "Oslo", "completed"),
+        ("r2", "Lima", "completed"),
+    ]
+    assert {row["output"]["mood"] for row in found} <= {"good", "bad"}
+
+
+def test_the_guides_test_of_a_dag(migrated, repository, emulator_of, connections, monkeypatch, tmp_path):
+    """It passes as it stands, on the Airflow of these tests."""
+    dag, _, test = blocks(repository / "docs" / "how-to" / "testing.md", "python")
+    (tmp_path / "reviews.py").write_text(dag.text)
+    monkeypatch.setattr("airflow.settings.DAGS_FOLDER", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "reviews", load(tmp_path, "reviews"))
+    emulator = emulator_of()
+    connections(emulator)
+    namespace = {}
+    exec(test.text, namespace)
+    (run_test,) = (each for name, each in namespace.items() if name.startswith("test_"))
+    run_test(emulator)
