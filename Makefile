@@ -66,7 +66,7 @@ lint: setup
 
 # The guide, into build/site; a link that leads nowhere fails it.
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 # Beside what users would pick instead, in an environment of its own; ARGS=--quick takes two minutes and writes no page.
 bench:
