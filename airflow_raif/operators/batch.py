@@ -46,7 +46,7 @@ class SubmitBatchOperator(RequestsOperator):
     :param max_tokens: most tokens of an answer; Anthropic needs one.
     :param temperature: sampling temperature.
     :param output_type: JSON schema of the answer as a dict, or a Pydantic model.
-    :param request_params: merged into every native request body.
+    :param request_params: merged into the native request of every row that is not one itself (``body``).
     :param batch_metadata: the user's own key-value pairs, kept with the batch and sent where the provider takes them.
     :param max_rounds: how often entries that expired, got no result, or met a rate limit or a fault of the provider are
         sent again, and only those; 0: never. The rounds are run by the sensor that waits for the batch.
