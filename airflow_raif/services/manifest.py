@@ -29,6 +29,7 @@ def manifest_of(runtime: Runtime, batch: Batch) -> dict[str, Any]:
             for part in batch.parts
         ],
         "counts": msgspec.to_builtins(runtime.store.count_entries(batch)),
+        **_shared(runtime, batch),
         **_money(batch.usage, batch.cost),
         "result_uri": batch.result_uri,
         "error": batch.error,
@@ -61,6 +62,12 @@ def _who(batch: Batch) -> dict[str, Any]:
         "conn_id": batch.conn_id,
         "endpoint": batch.endpoint,
     }
+
+
+def _shared(runtime: Runtime, batch: Batch) -> dict[str, int]:
+    """Count the rows that took answers of earlier batches, and those that are the same as others of their batch."""
+    reused, duplicates = runtime.store.count_shared(batch) if batch.has_shared_rows else (0, 0)
+    return {"reused": reused, "duplicates": duplicates}
 
 
 def _money(usage: Usage, cost: Cost) -> dict[str, Any]:

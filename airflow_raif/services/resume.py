@@ -10,6 +10,7 @@ from airflow_raif.domain.batch import Batch, Claim
 from airflow_raif.domain.errors import BatchStoppingError, InputChangedError, InvalidBatchError, TransientProviderError
 from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.fetch import fetch_ended_parts
+from airflow_raif.services.outcome import has_answers_of_its_own
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.rounds import has_round_left
 from airflow_raif.services.runtime import Runtime
@@ -142,4 +143,4 @@ def _is_over_for_good(runtime: Runtime, batch: Batch) -> bool:
 def _is_paid(runtime: Runtime, batch: Batch) -> bool:
     if batch.usage.input_tokens or batch.usage.output_tokens:
         return True
-    return runtime.store.count_entries(batch).completed > 0
+    return has_answers_of_its_own(runtime, batch, runtime.store.count_entries(batch).completed)

@@ -11,6 +11,7 @@ from airflow_raif.domain.batch import Batch, Claim, Part
 from airflow_raif.domain.errors import InputChangedError, TransientProviderError
 from airflow_raif.domain.request import RequestDefaults
 from airflow_raif.domain.rounds import RoundPolicy
+from airflow_raif.domain.sharing import Sharing
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.create import continue_batch, create_batch
 from airflow_raif.services.fingerprint import fingerprint_rows
@@ -30,6 +31,7 @@ def start_batch(
     claim: Claim,
     metadata: Mapping[str, Any] | None = None,
     round_policy: RoundPolicy | None = None,
+    sharing: Sharing | None = None,
     on_input_change: OnInputChange = "refuse",
     on_batch: Callable[[Batch], object] = lambda _: None,
 ) -> Batch:
@@ -39,6 +41,7 @@ def start_batch(
     it is whole. If such an attempt breaks off, the next one reads the input again and goes on after those parts. If it
     is canceled meanwhile, what was submitted is returned.
 
+    :param sharing: which rows take answers of others.
     :param rows: opens the input; called twice when an earlier attempt's batch has to be compared with it.
     :param on_batch: told of the batch before anything of it is submitted.
     :raises InvalidBatchError: the input is empty, wrong, or not the one that the claim's batch was made of.
@@ -56,7 +59,7 @@ def start_batch(
     try:
         if batch is not None and batch.spooled_at is None:
             try:
-                batch = continue_batch(runtime, batch, rows(), defaults=defaults, on_part=sender)
+                batch = continue_batch(runtime, batch, rows(), defaults=defaults, sharing=sharing, on_part=sender)
             except InputChangedError:
                 if on_input_change == "refuse":
                     raise
@@ -70,6 +73,7 @@ def start_batch(
                 claim=claim,
                 metadata=metadata,
                 round_policy=round_policy,
+                sharing=sharing,
                 on_batch=on_batch,
                 on_part=sender,
             )

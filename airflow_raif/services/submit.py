@@ -47,6 +47,8 @@ def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
     batch = runtime.store.get_batch(batch_id)
     if batch.spooled_at is None:
         raise InvalidBatchError(f"batch {batch_id} was never created whole; create it anew")
+    if batch.parts and all(part.is_shared for part in batch.parts):
+        return batch
     if not any(map(_is_pending, batch.parts)):
         raise InvalidBatchError(f"batch {batch_id} is {batch.status} and has nothing left to submit")
     return submit_pending(runtime, batch)

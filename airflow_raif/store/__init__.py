@@ -1,12 +1,14 @@
 """The metadata tables: schema, queries, migrations. Knows no provider and no Airflow."""
 
 from airflow_raif.store.browse import BatchFilter
+from airflow_raif.store.entries import NewEntry, SharedEntry
 from airflow_raif.store.records import (
     AttemptLostError,
     BatchMissingError,
     ClaimTakenError,
     EntryCounts,
     EntryRow,
+    KnownAnswer,
     NewBatch,
     NewPart,
     OpenCreate,
@@ -23,11 +25,14 @@ __all__ = [
     "ClaimTakenError",
     "EntryCounts",
     "EntryRow",
+    "KnownAnswer",
     "NewBatch",
+    "NewEntry",
     "NewPart",
     "OpenCreate",
     "PartRows",
     "Repeat",
+    "SharedEntry",
     "Store",
     "WaitingPart",
 ]

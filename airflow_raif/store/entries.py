@@ -15,15 +15,23 @@ from airflow_raif.store import bulk
 from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow, PartRows, Repeat, chunks, kept_text
 from airflow_raif.store.tables import among, entry, part
 
-#: An entry's (index, custom_id, part number, offset and length of its request in the part's file).
-NewEntry = tuple[int, str, int, int, int]
+#: An entry's (index, custom_id, part number, offset and length of its request in the part's file, content hash where
+#: its answer is kept for later batches).
+NewEntry = tuple[int, str, int, int, int, bytes | None]
+#: The same of one that takes the answer of another, and: that one's index, or part, offset and length of an answer.
+SharedEntry = tuple[int, str, int, int, int, bytes | None, int | None, int | None, int | None, int | None]
 #: An entry's index, and the part, offset and length of the request that repeats it.
 Moved = tuple[int, int, int, int]
 _NO_USAGE = (None,) * len(USAGE_COLUMNS)
 _COMPLETED = EntryStatus.COMPLETED.value
 
 _PAID_REASONS = ("invalid_output", "truncated", "refused")
-_NEW_COLUMNS = ("batch_key", "idx", "custom_id", "part_number", "request_offset", "request_length", "status")
+_NEW_COLUMNS = (
+    "batch_key", "status", "idx", "custom_id", "part_number", "request_offset", "request_length", "content_hash"
+)  # fmt: skip
+_SHARED_COLUMNS = (
+    *_NEW_COLUMNS, "same_as", "result_part", "result_offset", "result_length", "batch_cost", "standard_cost"
+)  # fmt: skip
 _RESULT_COLUMNS = (
     "result_part", "result_offset", "result_length", *USAGE_COLUMNS, "batch_cost", "standard_cost", "cost_is_estimated"
 )  # fmt: skip
@@ -57,10 +65,18 @@ def add(connection: Connection, batch_key: int, rows: Sequence[NewEntry]) -> Non
     """Insert entries; the custom_ids of a chunk differ among themselves already."""
     if rows:
         pending = EntryStatus.PENDING.value
-        bulk.insert(connection, _NEW_COLUMNS, [(batch_key, *row, pending) for row in rows])
+        bulk.insert(connection, _NEW_COLUMNS, [(batch_key, pending, *row) for row in rows])
 
 
-def check_chunk(rows: Sequence[NewEntry]) -> None:
+def add_shared(connection: Connection, batch_key: int, rows: Sequence[SharedEntry]) -> None:
+    """Insert entries that take answers of others, which cost nothing; those whose answer is there are completed."""
+    if rows:
+        pending = EntryStatus.PENDING.value
+        new = [(batch_key, pending if row[-1] is None else _COMPLETED, *row, 0, 0) for row in rows]
+        bulk.insert(connection, _SHARED_COLUMNS, new)
+
+
+def check_chunk(rows: Sequence[NewEntry | SharedEntry]) -> None:
     """Raise if two rows of a chunk have the same custom_id."""
     if len({row[1] for row in rows}) == len(rows):
         return
@@ -72,7 +88,7 @@ def check_chunk(rows: Sequence[NewEntry]) -> None:
 
 
 def find_duplicate(
-    connection: Connection, batch_key: int, rows: Sequence[NewEntry], error: IntegrityError
+    connection: Connection, batch_key: int, rows: Sequence[NewEntry | SharedEntry], error: IntegrityError
 ) -> InvalidBatchError:
     """Tell which row, or its custom_id, is in the batch already, after an insert was refused."""
     for each in chunks(rows):
@@ -173,6 +189,13 @@ def end_of_rows(connection: Connection, batch_key: int, start: int, part_numbers
     return int(connection.execute(statement).scalar_one()) + 1
 
 
+def part_numbers(connection: Connection, batch_key: int, start: int, size: int) -> dict[int, int]:
+    """Return the numbers of the parts of the rows from an index on, so many at the most, as far as they are known."""
+    where = (entry.c.batch_key == batch_key, entry.c.idx >= start, entry.c.idx < start + size)
+    rows = connection.execute(select(entry.c.idx, entry.c.part_number).where(*where))
+    return {row.idx: row.part_number for row in rows}
+
+
 def parts_of(connection: Connection, batch_key: int, rows: PartRows) -> set[int]:
     """Return the numbers of the parts that hold these rows now."""
     return set(connection.scalars(select(entry.c.part_number).where(*_of(batch_key, rows)).distinct()))
@@ -231,6 +254,8 @@ def repeatable(
             *_of(batch_key, rows),
             entry.c.status == EntryStatus.FAILED.value,
             or_(entry.c.is_repeatable, entry.c.reason.in_(reasons)),
+            # Which is repeated, if at all, with the one it is the same as.
+            entry.c.same_as.is_(None),
             entry.c.idx >= start,
         )
         .order_by(entry.c.idx)
@@ -255,7 +280,7 @@ def page(connection: Connection, batch_key: int, start: int, size: int, rows: Pa
     """Return the next entries in input order, from an index on."""
     columns = (
         entry.c.idx, entry.c.custom_id, entry.c.status, entry.c.reason, entry.c.error, entry.c.result_part,
-        entry.c.result_offset, entry.c.result_length, entry.c.batch_cost, entry.c.standard_cost,
+        entry.c.result_offset, entry.c.result_length, entry.c.batch_cost, entry.c.standard_cost, entry.c.input_tokens,
     )  # fmt: skip
     statement = select(*columns).where(*_of(batch_key, rows), entry.c.idx >= start).order_by(entry.c.idx).limit(size)
     found: Sequence[Any] = connection.execute(statement).all()

@@ -72,6 +72,7 @@ class NewBatch(msgspec.Struct, kw_only=True, frozen=True):
     output_schema: dict[str, Any] | None
     metadata: dict[str, Any]
     round_policy: RoundPolicy = RoundPolicy()
+    answer_scope: bytes | None = None
     created_at: datetime
 
 
@@ -87,7 +88,10 @@ class NewPart(msgspec.Struct, kw_only=True, frozen=True):
     request_count: int
     request_bytes: int
     digest: str | None = None
+    rows_read: int | None = None
     is_synchronous: bool = False
+    #: Set for rows that take answers of others: when it was whole. Nothing of it is ever sent.
+    shared_at: datetime | None = None
 
 
 class WaitingPart(msgspec.Struct, frozen=True, gc=False):
@@ -153,6 +157,18 @@ class EntryRow(msgspec.Struct, frozen=True, gc=False):
     result_length: int | None
     batch_cost: int | None
     standard_cost: int | None
+    #: ``None``: no tokens were billed for it.
+    input_tokens: int | None
+
+
+class KnownAnswer(msgspec.Struct, frozen=True, gc=False):
+    """An answer of an earlier batch, and where it lies in that batch's spool."""
+
+    content_hash: bytes
+    batch_id: str
+    part_number: int
+    offset: int
+    length: int
 
 
 def batch_of(row: RowMapping, parts: list[Part]) -> Batch:

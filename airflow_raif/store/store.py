@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from airflow_raif.domain.batch import Batch, Claim, Part, PartState
 from airflow_raif.domain.queue import Quota, Refusal
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.store import batches, browse, entries, parts, queue, spooling, sweeps
+from airflow_raif.store import answers, batches, browse, entries, parts, queue, spooling, sweeps
 from airflow_raif.store.entry_store import EntryStore
 from airflow_raif.store.records import (
     ClaimTakenError,
@@ -214,6 +214,8 @@ class Store(EntryStore):
                 parts.add(connection, batch.id, each)
             for chunk in moved:
                 entries.move(connection, batch.id, chunk)
+            if batch.has_shared_rows:
+                answers.take_back(connection, batch.id)
             return True
 
     def record_upload(self, part_id: int, input_ref: str | None) -> None:
