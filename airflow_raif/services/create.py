@@ -16,6 +16,7 @@ from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.sharing import Sharing
 from airflow_raif.services.fingerprint import Fingerprint, scope_of
 from airflow_raif.services.output import make_parser
+from airflow_raif.services.reading import Reader
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.spooler import OnPart, Spooler
 from airflow_raif.store import AttemptLostError, BatchMissingError, NewBatch
@@ -67,8 +68,8 @@ def create_batch(
         )
     )
     on_batch(batch)
-    fingerprint = Fingerprint(defaults.output_schema)
-    return _spool(Spooler(runtime, batch, encode, defaults.model, on_part, adapter.limits, fingerprint, sharing), rows)
+    reader = Reader(runtime, batch, encode, defaults.model, sharing, adapter.limits)
+    return _spool(Spooler(reader, Fingerprint(defaults.output_schema), on_part), rows)
 
 
 def continue_batch(
@@ -91,8 +92,8 @@ def continue_batch(
     encode = runtime.adapter.make_encoder(defaults)
     batch = runtime.store.take_up_spooling(batch)
     log.info("Batch %s has %s parts; reading its input again to go on", batch.batch_id, len(batch.parts))
-    fingerprint, limits, sharing = Fingerprint(defaults.output_schema), runtime.adapter.limits, sharing or Sharing()
-    return _spool(Spooler(runtime, batch, encode, defaults.model, on_part, limits, fingerprint, sharing), rows)
+    reader = Reader(runtime, batch, encode, defaults.model, sharing or Sharing(), runtime.adapter.limits)
+    return _spool(Spooler(reader, Fingerprint(defaults.output_schema), on_part), rows)
 
 
 def _spool(spooler: Spooler, rows: Iterable[Any]) -> Batch:

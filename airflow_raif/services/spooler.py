@@ -1,8 +1,8 @@
-"""Spooler: writes a batch's rows into the spool and the store, and finds those that take answers of others."""
+"""Spooler: writes a batch's rows into the spool and the store, those to be sent apart from those that are not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -10,70 +10,29 @@ from typing import IO, Any, Self
 
 import msgspec
 
-from airflow_raif.adapters.base import Limits
 from airflow_raif.domain.batch import SHARED, Batch, Part
-from airflow_raif.domain.errors import EmptyBatchError, LimitExceededError
-from airflow_raif.domain.request import EntryRequest
-from airflow_raif.domain.sharing import Sharing
-from airflow_raif.domain.wire_id import make_wire_id
-from airflow_raif.services.fingerprint import (
-    Encoder,
-    Fingerprint,
-    content_hash,
-    encoded,
-    encoded_id,
-    model_of,
-    not_utf8,
-    numbered_requests,
-)
-from airflow_raif.services.known_answers import KnownAnswers
+from airflow_raif.domain.errors import EmptyBatchError
+from airflow_raif.services.fingerprint import Fingerprint
 from airflow_raif.services.part_files import PartFiles
+from airflow_raif.services.reading import Other, Reader, Row
 from airflow_raif.services.recorded import RecordedParts
 from airflow_raif.services.row_files import RowFiles
-from airflow_raif.services.runtime import Runtime
-from airflow_raif.services.seen import SeenRequests
 from airflow_raif.spool.files import Folder, results_file
 from airflow_raif.store import NewEntry, NewPart, SharedEntry
 
 #: Entries written to the store in one transaction.
 ENTRY_CHUNK = 5000
-#: Rows, or bytes of requests, that are looked up together; so many are held in memory.
-CHUNK_ROWS, CHUNK_BYTES = 500, 4 << 20
 #: Told of each part that is whole while the input goes on.
 OnPart = Callable[[Batch, Part], object]
-
-
-class _Row(msgspec.Struct, gc=False):
-    """One row on its way."""
-
-    index: int
-    custom_id: str
-    raw_id: bytes
-    model: str
-    line: bytes
-    content: bytes
-    inputs: int
-    columns: bytes
-    #: The part that an earlier attempt put it in.
-    part_number: int | None = None
-
-
-#: Where a row gets its answer from: a raw result, or the first row of the batch with the same request.
-_Other = bytes | int
 
 
 @dataclass
 class Spooler:
     """Writes one batch's rows, each once."""
 
-    runtime: Runtime
-    batch: Batch
-    encode: Encoder
-    default_model: str
-    on_part: OnPart
-    limits: Limits
+    reader: Reader
     fingerprint: Fingerprint
-    sharing: Sharing
+    on_part: OnPart
     count: int = 0
     _is_read: bool = False
     _entries: list[NewEntry] = field(default_factory=list)
@@ -81,6 +40,7 @@ class Spooler:
     _answers: _AnswerFile = field(init=False)
 
     def __post_init__(self) -> None:
+        self.runtime, self.batch = self.reader.runtime, self.reader.batch
         self._answers = _AnswerFile(self.runtime.folder(self.batch.batch_id))
 
     def spool(self, rows: Iterable[Any]) -> None:
@@ -96,11 +56,11 @@ class Spooler:
             self._flush_entries()
             row_files.publish()
 
-        files = PartFiles(folder, self.limits, self._on_part, before_part, taken=recorded.numbers)
+        files = PartFiles(folder, self.reader.limits, self._on_part, before_part, taken=recorded.numbers)
         with ExitStack() as stack:
             for each in (self._answers, row_files, files):
                 stack.enter_context(each)
-            for row, other in self._resolved(self._read(rows, recorded), stack):
+            for row, other in self.reader.read(rows, recorded, stack):
                 recorded.check(row.index)
                 self._add(files, row, other)
                 row_files.add(row.columns)
@@ -109,38 +69,7 @@ class Spooler:
             if not self.count:
                 raise EmptyBatchError
 
-    def _read(self, rows: Iterable[Any], recorded: RecordedParts) -> Iterator[_Row]:
-        batch_id, inputs_of = self.batch.batch_id, self.runtime.adapter.count_embedding_inputs
-        for index, request in numbered_requests(rows):
-            columns = _encoded_columns(request, index)
-            custom_id, wire_id = request.custom_id or str(index), make_wire_id(batch_id, index)
-            model = model_of(request, self.default_model, index)
-            line = encoded(self.encode, request, index, wire_id)
-            raw_id, inputs = encoded_id(custom_id, index), inputs_of(request)
-            self._check_size(index, custom_id, len(line) + 1, inputs)
-            content, part_number = content_hash(line, wire_id, model), recorded.part_of(index)
-            yield _Row(index, custom_id, raw_id, model, line, content, inputs, columns, part_number)
-
-    def _resolved(self, rows: Iterator[_Row], stack: ExitStack) -> Iterator[tuple[_Row, _Other | None]]:
-        """Yield each row with where its answer comes from, if it is not to be sent."""
-        shared = {part.number for part in self.batch.parts if part.is_shared}
-        seen = stack.enter_context(SeenRequests()) if self.sharing.within_batch else None
-        if self.sharing.reuse_for is not None and self.batch.answer_scope is not None:
-            known = KnownAnswers(self.runtime, self.batch.answer_scope, self.sharing.reuse_for)
-            yield from _looked_up(rows, shared, seen, stack.enter_context(known))
-            return
-        if seen is None:
-            yield from ((row, None) for row in rows)
-            return
-        for row in rows:
-            if row.part_number in shared:
-                yield row, None
-            else:
-                yield row, seen.note(row.content, row.index)
-            if seen.is_full:
-                yield from _looked_up(rows, shared, seen, None)
-
-    def _add(self, files: PartFiles, row: _Row, other: _Other | None) -> None:
+    def _add(self, files: PartFiles, row: Row, other: Other | None) -> None:
         if row.part_number is None:
             kept = row.content if self.batch.answer_scope is not None else None
             if other is None:
@@ -157,21 +86,6 @@ class Spooler:
         self.count += 1
         if len(self._entries) + len(self._shared) >= ENTRY_CHUNK:
             self._flush_entries()
-
-    def _check_size(self, index: int, custom_id: str, size: int, inputs: int) -> None:
-        limits, provider = self.limits, self.batch.provider
-        if size > limits.max_request_bytes or size > limits.max_bytes:
-            raise LimitExceededError(
-                f"row {index} (custom_id {custom_id!r}) is {size:,} bytes as a request; {provider} takes at"
-                f" most {min(limits.max_request_bytes, limits.max_bytes):,}; shorten it or split it into several rows",
-                row=index,
-            )
-        if limits.max_embedding_inputs is not None and inputs > limits.max_embedding_inputs:
-            raise LimitExceededError(
-                f"row {index} (custom_id {custom_id!r}) has {inputs:,} texts to embed; {provider} takes at most"
-                f" {limits.max_embedding_inputs:,} in one batch job; split it into several rows",
-                row=index,
-            )
 
     def _on_part(self, new: NewPart) -> None:
         at = None
@@ -229,56 +143,3 @@ class _AnswerFile:
         """Let the file appear: its part is about to."""
         self._file = None
         self._open.close()
-
-
-def _looked_up(
-    rows: Iterator[_Row], shared: Collection[int], seen: SeenRequests | None, known: KnownAnswers | None
-) -> Iterator[tuple[_Row, _Other | None]]:
-    """Yield each row with where its answer comes from; they are looked up many at a time.
-
-    :param shared: the parts of rows whose answers come from others, as an earlier attempt put them there.
-    """
-    for chunk in _chunks(rows):
-        hashes = [row.content for row in chunk if row.part_number not in shared]
-        first = seen.find(hashes) if seen is not None else {}
-        answers = known.find([each for each in hashes if each not in first]) if known is not None else {}
-        for row in chunk:
-            content = row.content
-            if row.part_number in shared:
-                yield row, None
-            elif (answer := answers.get(content)) is not None:
-                yield row, answer
-            elif (same := first.get(content)) is not None:
-                yield row, same
-            else:
-                if seen is not None:
-                    first[content] = row.index
-                    seen.add(content, row.index)
-                yield row, None
-
-
-def _chunks(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
-    """Yield rows in chunks; those before one that cannot be read come before its error."""
-    chunk: list[_Row] = []
-    size = 0
-    try:
-        for row in rows:
-            chunk.append(row)
-            size += len(row.line)
-            if len(chunk) >= CHUNK_ROWS or size >= CHUNK_BYTES:
-                full, chunk, size = chunk, [], 0
-                yield full
-    except Exception:
-        yield chunk
-        raise
-    yield chunk
-
-
-_encode_columns = msgspec.json.Encoder(enc_hook=str).encode
-
-
-def _encoded_columns(request: EntryRequest, index: int) -> bytes:
-    try:
-        return _encode_columns(request.columns) + b"\n"
-    except UnicodeEncodeError as error:
-        raise not_utf8(index, "a column", error) from error
