@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from airflow_raif.domain.money import Budget
 from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
@@ -155,6 +156,10 @@ class Batch(msgspec.Struct, kw_only=True):
     output_schema: dict[str, Any] | None = None
     metadata: dict[str, Any] = msgspec.field(default_factory=dict)
     round_policy: RoundPolicy = msgspec.field(default_factory=RoundPolicy)
+    budget: Budget = msgspec.field(default_factory=Budget)
+    #: What it was expected to cost when that was reserved, in picodollars.
+    estimated_cost: int | None = None
+    reserved_at: datetime | None = None
     #: What its answers are kept under for later batches; ``None``: they are not.
     answer_scope: bytes | None = None
     usage: Usage = msgspec.field(default_factory=Usage)

@@ -11,6 +11,7 @@ import msgspec
 
 from airflow_raif.domain.batch import Batch, Claim
 from airflow_raif.domain.errors import InvalidRequestError
+from airflow_raif.domain.money import Budget
 from airflow_raif.domain.request import RequestDefaults
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.sharing import Sharing
@@ -33,6 +34,8 @@ def create_batch(
     metadata: Mapping[str, Any] | None = None,
     round_policy: RoundPolicy | None = None,
     sharing: Sharing | None = None,
+    budget: Budget | None = None,
+    known: Runtime | None = None,
     on_batch: Callable[[Batch], object] = lambda _: None,
     on_part: OnPart = lambda *_: None,
 ) -> Batch:
@@ -40,6 +43,8 @@ def create_batch(
 
     :param rows: prompts, mappings or :class:`EntryRequest`, read once from start to end.
     :param sharing: which rows take answers of others.
+    :param budget: what it may cost.
+    :param known: where answers of earlier batches are known, if not there.
     :param on_batch: told of the batch before the first row is read.
     :param on_part: told of each part once it is whole, but for the last of each model; it may submit it.
     :raises InvalidBatchError: the batch is empty, or a row cannot be sent; nothing of it is kept, unless parts of it
@@ -63,12 +68,13 @@ def create_batch(
             output_schema=defaults.output_schema,
             metadata=dict(metadata or {}),
             round_policy=round_policy or RoundPolicy(),
+            budget=budget or Budget(),
             answer_scope=scope_of(adapter, defaults) if sharing.reuse_for is not None else None,
             created_at=runtime.clock(),
         )
     )
     on_batch(batch)
-    reader = Reader(runtime, batch, encode, defaults.model, sharing, adapter.limits)
+    reader = Reader(runtime, batch, encode, defaults.model, sharing, adapter.limits, known or runtime)
     return _spool(Spooler(reader, Fingerprint(defaults.output_schema), on_part), rows)
 
 
@@ -92,7 +98,7 @@ def continue_batch(
     encode = runtime.adapter.make_encoder(defaults)
     batch = runtime.store.take_up_spooling(batch)
     log.info("Batch %s has %s parts; reading its input again to go on", batch.batch_id, len(batch.parts))
-    reader = Reader(runtime, batch, encode, defaults.model, sharing or Sharing(), runtime.adapter.limits)
+    reader = Reader(runtime, batch, encode, defaults.model, sharing or Sharing(), runtime.adapter.limits, runtime)
     return _spool(Spooler(reader, Fingerprint(defaults.output_schema), on_part), rows)
 
 

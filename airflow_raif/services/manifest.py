@@ -30,7 +30,8 @@ def manifest_of(runtime: Runtime, batch: Batch) -> dict[str, Any]:
         ],
         "counts": msgspec.to_builtins(runtime.store.count_entries(batch)),
         **_shared(runtime, batch),
-        **_money(batch.usage, batch.cost),
+        **money_shown(batch.usage, batch.cost),
+        "estimated_cost": _text(usd(batch.estimated_cost)),
         "result_uri": batch.result_uri,
         "error": batch.error,
         "submitted_at": _iso(batch.submitted_at),
@@ -49,7 +50,7 @@ def part_manifest_of(runtime: Runtime, share: Share) -> dict[str, Any]:
         "status": part.status.value,
         "request_count": part.request_count,
         "counts": msgspec.to_builtins(runtime.store.count_entries(batch, share.rows)),
-        **_money(*runtime.store.sum_entries(batch, share.rows)),
+        **money_shown(*runtime.store.sum_entries(batch, share.rows)),
         "result_uri": part.result_uri,
         "error": part.error,
     }
@@ -70,7 +71,8 @@ def _shared(runtime: Runtime, batch: Batch) -> dict[str, int]:
     return {"reused": reused, "duplicates": duplicates}
 
 
-def _money(usage: Usage, cost: Cost) -> dict[str, Any]:
+def money_shown(usage: Usage, cost: Cost) -> dict[str, Any]:
+    """Return tokens, and cost in USD as decimal text."""
     return {
         "usage": msgspec.to_builtins(usage),
         "cost": {

@@ -63,6 +63,8 @@ class Reader:
     model: str
     sharing: Sharing
     limits: Limits
+    #: Where answers of earlier batches are known.
+    known: Runtime
 
     def read(
         self, rows: Iterable[Any], recorded: RecordedParts, stack: ExitStack
@@ -77,7 +79,7 @@ class Reader:
         shared = {part.number for part in self.batch.parts if part.is_shared}
         seen = stack.enter_context(SeenRequests()) if self.sharing.within_batch else None
         if self.sharing.reuse_for is not None and self.batch.answer_scope is not None:
-            known = KnownAnswers(self.runtime, self.batch.answer_scope, self.sharing.reuse_for)
+            known = KnownAnswers(self.known, self.batch.answer_scope, self.sharing.reuse_for)
             yield from _looked_up(found, shared, seen, stack.enter_context(known))
             return
         if seen is None:

@@ -60,7 +60,8 @@ def resume_batch(
             "Batch %s is being delivered; its input is not compared, since that may have changed it", batch.batch_id
         )
     elif fingerprint is not None and batch.fingerprint != fingerprint():
-        if on_input_change == "resubmit":
+        if on_input_change == "resubmit" or not batch.is_sent:
+            # What was never sent, as for its budget, is not paid twice.
             give_up(runtime, batch)
             return None
         raise InputChangedError(

@@ -25,6 +25,7 @@ def add(connection: Connection, new: NewBatch) -> Batch:
         "endpoint": new.endpoint, "status": BatchStatus.PENDING.value, "spool_uri": new.spool_uri,
         "output_schema": new.output_schema, "metadata": new.metadata, "created_at": new.created_at,
         "round_policy": msgspec.to_builtins(new.round_policy), "answer_scope": new.answer_scope,
+        "budget": msgspec.to_builtins(new.budget),
         "dag_id": claim and claim.dag_id, "run_id": claim and claim.run_id, "task_id": claim and claim.task_id,
         "map_index": claim and claim.map_index,
     }  # fmt: skip

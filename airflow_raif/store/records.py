@@ -11,6 +11,7 @@ from sqlalchemy import RowMapping
 
 from airflow_raif.domain.batch import Batch, Claim, Counts, Part
 from airflow_raif.domain.errors import StoreError
+from airflow_raif.domain.money import Budget
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost, Usage
@@ -73,6 +74,7 @@ class NewBatch(msgspec.Struct, kw_only=True, frozen=True):
     metadata: dict[str, Any]
     round_policy: RoundPolicy = RoundPolicy()
     answer_scope: bytes | None = None
+    budget: Budget = Budget()
     created_at: datetime
 
 
@@ -176,12 +178,13 @@ def batch_of(row: RowMapping, parts: list[Part]) -> Batch:
     claim = None
     if row["dag_id"] is not None:
         claim = Claim(row["dag_id"], row["run_id"], row["task_id"], row["map_index"])
-    names = set(Batch.__struct_fields__) & set(row) - {"status", "round_policy"}
+    names = set(Batch.__struct_fields__) & set(row) - {"status", "round_policy", "budget"}
     return Batch(
         **{name: row[name] for name in names},
         status=BatchStatus(row["status"]),
         claim=claim,
         round_policy=RoundPolicy(**row["round_policy"] or {}),
+        budget=Budget(**row["budget"] or {}),
         **_money_of(row),
         parts=parts,
     )

@@ -1,4 +1,4 @@
-"""The tables: raif_batch, raif_part, raif_entry, raif_answer, raif_queue. Payloads are in the spool, not in them."""
+"""The tables, raif_batch, raif_part, raif_entry and what they share. No payload is in them, only where it lies."""
 
 from __future__ import annotations
 
@@ -103,6 +103,9 @@ batch = Table(
     Column("metadata", JSON, nullable=False),
     Column("round_policy", JSON(none_as_null=True)),
     Column("answer_scope", LargeBinary(16)),
+    Column("budget", JSON(none_as_null=True)),
+    Column("estimated_cost", BigInteger),
+    Column("reserved_at", UtcDateTime),
     *_usage_columns(),
     *_cost_columns(),
     Column("result_uri", Text),
@@ -164,6 +167,8 @@ part = Table(
     sqlite_autoincrement=True,
 )
 
+Index("ix_raif_batch_conn_id_reserved_at", batch.c.conn_id, batch.c.reserved_at)
+
 #: What is known of a provider's queue for a connection and a model, or for all models (``""``) of a connection.
 queue = Table(
     "raif_queue",
@@ -174,6 +179,14 @@ queue = Table(
     Column("learnt_at", UtcDateTime),
     Column("refusals", Integer, nullable=False, server_default="0"),
     Column("held_until", UtcDateTime),
+)
+
+#: Locked by whoever reserves money of a connection's day.
+budget = Table(
+    "raif_budget",
+    metadata,
+    Column("conn_id", String(250), primary_key=True),
+    Column("day", String(10), primary_key=True),
 )
 
 entry = Table(
