@@ -56,6 +56,7 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         id_column: str | None = None,
         endpoint: str = "",
         system_prompt: str | None = None,
+        cache_system_prompt: bool | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
         output_type: Any = None,
@@ -89,6 +90,7 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         self.id_column = id_column
         self.endpoint = endpoint
         self.system_prompt = system_prompt
+        self.cache_system_prompt = cache_system_prompt
         self.max_tokens = max_tokens
         self.temperature = temperature
         self.output_type = output_type
@@ -130,6 +132,7 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
             model=split_model(self.model)[1],
             endpoint=self.endpoint,
             system=self.system_prompt,
+            cache_system=self.cache_system_prompt,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             output_schema=schema,

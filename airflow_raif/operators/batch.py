@@ -43,6 +43,8 @@ class SubmitBatchOperator(RequestsOperator):
     :param id_column: column that holds each row's ``custom_id``; default: ``custom_id``, or the row's position.
     :param endpoint: the provider's batch endpoint; the default is the provider's main one.
     :param system_prompt: system prompt of every row that has none of its own.
+    :param cache_system_prompt: mark the batch's system prompt for the provider's prompt cache (Anthropic, for an hour;
+        others cache by themselves), so that most requests pay a tenth for it; default: where it is long enough.
     :param max_tokens: most tokens of an answer; Anthropic needs one.
     :param temperature: sampling temperature.
     :param output_type: JSON schema of the answer as a dict, or a Pydantic model.

@@ -260,3 +260,35 @@ def test_amounts_that_are_none(amount):
     """Are refused with the value."""
     with pytest.raises(ValueError, match=amount):
         picodollars(amount)
+
+
+def test_a_long_system_prompt_is_paid_once_and_then_a_tenth(emulator, store, tmp_path):
+    """Anthropic reads what is marked from its cache; without the mark each request pays for all of it."""
+    system = "Answer like a librarian of the old school. " * 120
+    with runtime_of("anthropic", emulator.url, store, tmp_path) as runtime:
+
+        def cost(**values):
+            defaults = defaults_of("anthropic", system=system, **values)
+            claim = Claim("dag", f"run {values}", "task", -1)
+            return finish(runtime, start_batch(runtime, lambda: rows(40), defaults=defaults, claim=claim))
+
+        marked, plain = cost(), cost(cache_system=False)
+        assert marked.usage.cache_write_1h_tokens > 1024
+        assert marked.usage.cached_tokens == 39 * marked.usage.cache_write_1h_tokens
+        assert plain.usage.cached_tokens == 0
+        assert marked.cost.batch < 0.3 * plain.cost.batch
+
+
+def test_a_short_system_prompt_is_not_marked(emulator, store, tmp_path):
+    """Nor is one that only a row has; the user may say otherwise."""
+    with runtime_of("anthropic", emulator.url, store, tmp_path) as runtime:
+
+        def line(row, **values):
+            batch = create_batch(runtime, [row], defaults=defaults_of("anthropic", **values))
+            return b"".join(runtime.folder(batch.batch_id).blocks("part-00000.requests.jsonl")())
+
+        mark = b'"cache_control":{"type":"ephemeral","ttl":"1h"}'
+        assert mark not in line({"prompt": "x"}, system="Be brief.")
+        assert mark not in line({"prompt": "x", "system": "Be brief. " * 900})
+        assert mark in line({"prompt": "x"}, system="Be brief. " * 900)
+        assert mark in line({"prompt": "x"}, system="Be brief.", cache_system=True)
