@@ -1,5 +1,7 @@
 """Every night: the mood of each review of a table, back into it; reviews that did not change are not paid again."""
 
+from __future__ import annotations
+
 from airflow.sdk import DAG
 
 from airflow_raif.destinations.sql import SqlTable
