@@ -92,6 +92,7 @@ class Reader:
 
     def _requests(self, rows: Iterable[Any], recorded: RecordedParts) -> Iterator[Row]:
         batch_id, inputs_of = self.batch.batch_id, self.runtime.adapter.count_embedding_inputs
+        has_recorded = bool(self.batch.parts)
         for index, request in numbered_requests(rows):
             columns = _encoded_columns(request, index)
             custom_id, wire_id = request.custom_id or str(index), make_wire_id(batch_id, index)
@@ -99,7 +100,8 @@ class Reader:
             line = encoded(self.encode, request, index, wire_id)
             raw_id, inputs = encoded_id(custom_id, index), inputs_of(request)
             self._check_size(index, custom_id, len(line) + 1, inputs)
-            content, part_number = content_hash(line, wire_id, model), recorded.part_of(index)
+            content = content_hash(line, wire_id, model)
+            part_number = recorded.part_of(index) if has_recorded else None
             yield Row(index, custom_id, raw_id, model, line, content, inputs, columns, part_number)
 
     def _check_size(self, index: int, custom_id: str, size: int, inputs: int) -> None:

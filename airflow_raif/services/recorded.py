@@ -39,8 +39,6 @@ class RecordedParts:
 
     def part_of(self, index: int) -> int | None:
         """Return the number of the part that a row, not before one asked about, lies in; ``None``: in none of them."""
-        if not self._batch.parts:
-            return None
         if index >= self._page_end:
             self._page = self._store.part_numbers(self._batch, index, PAGE_ROWS)
             self._page_end = index + PAGE_ROWS

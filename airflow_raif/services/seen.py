@@ -22,6 +22,8 @@ class SeenRequests:
     def __init__(self) -> None:
         self._new: dict[bytes, int] = {}
         self._file: sqlite3.Connection | None = None
+        #: Whether there are more than are kept in memory, so that they are found faster many at a time.
+        self.is_full = False
 
     def __enter__(self) -> Self:
         return self
@@ -41,11 +43,6 @@ class SeenRequests:
                 found |= self._file.execute(f"SELECT hash, row FROM seen WHERE hash IN ({marks})", chunk)  # noqa: S608
         return found
 
-    @property
-    def is_full(self) -> bool:
-        """Whether there are more than are kept in memory, so that they are found faster many at a time."""
-        return self._file is not None
-
     def note(self, content: bytes, row: int) -> int | None:
         """Remember a request, unless it is in memory; return the row that it was in first, if so."""
         first = self._new.setdefault(content, row)
@@ -64,7 +61,7 @@ class SeenRequests:
     def _put_away(self) -> None:
         if self._file is None:
             # Without a name it is a temporary file, of which SQLite keeps no more than its cache in memory.
-            self._file = sqlite3.connect("", isolation_level=None)
+            self._file, self.is_full = sqlite3.connect("", isolation_level=None), True
             for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-4096"):
                 self._file.execute(f"PRAGMA {pragma}")
             self._file.execute("CREATE TABLE seen (hash BLOB PRIMARY KEY, row INTEGER) WITHOUT ROWID")

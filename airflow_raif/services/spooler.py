@@ -61,7 +61,8 @@ class Spooler:
             for each in (self._answers, row_files, files):
                 stack.enter_context(each)
             for row, other in self.reader.read(rows, recorded, stack):
-                recorded.check(row.index)
+                if self.batch.parts:
+                    recorded.check(row.index)
                 self._add(files, row, other)
                 row_files.add(row.columns)
             self._is_read = True
