@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 
 from airflow_raif.demo.components import processes_of
-from tests.e2e.cluster import Provider, eventually
-
-pytest.importorskip("airflow.providers.celery", reason="`make e2e-celery` installs Celery and S3, and runs this")
-
 from tests.e2e.celery_cluster import WORKERS, CeleryCluster, ObjectStore, object_store
+from tests.e2e.cluster import Provider, eventually
 from tests.redis import RedisServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.postgres, pytest.mark.slow]
