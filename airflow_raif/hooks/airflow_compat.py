@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.configuration import AIRFLOW_HOME
+from airflow.sdk.observability.stats import Stats
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 
 from airflow_raif.domain.batch import Claim
@@ -15,6 +16,7 @@ from airflow_raif.domain.batch import Claim
 __all__ = [
     "AIRFLOW_HOME",
     "AirflowNotFoundException",
+    "Stats",
     "aask_database",
     "ask_database",
     "ended_state",
