@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.configuration import AIRFLOW_HOME
-from airflow.sdk.observability.stats import Stats
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
+from airflow.sdk.observability.stats import Stats
 
 from airflow_raif.domain.batch import Claim
 
@@ -20,6 +20,7 @@ __all__ = [
     "aask_database",
     "ask_database",
     "ended_state",
+    "read_xcom",
     "task_is_over",
     "task_state",
 ]
@@ -96,6 +97,13 @@ def _state_of(claim: Claim, states: Mapping[str, Mapping[str, Any]]) -> str | No
     name = claim.task_id if claim.map_index < 0 else f"{claim.task_id}_{claim.map_index}"
     state = states.get(claim.run_id, {}).get(name)
     return None if state is None else str(state)
+
+
+def read_xcom(task_instance: Any, key: str) -> Any:
+    """Return what a task instance itself pushed to XCom; ``None``: nothing."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    return XCom.get_value(ti_key=task_instance, key=key)
 
 
 def ask_database() -> None:

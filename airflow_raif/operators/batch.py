@@ -11,6 +11,7 @@ from airflow.sdk import BaseOperator
 from airflow_raif.destinations.handler import Handler, load_handler
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._finishing import finish
+from airflow_raif.operators._showing import ShowsItsBatch
 from airflow_raif.operators._submitting import RequestsOperator
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ class SubmitBatchOperator(RequestsOperator):
         from airflow_raif.services.manifest import manifest_of
 
         with open_batch_runtime(batch_id) as (runtime, batch):
-            return manifest_of(runtime, batch)
+            self._manifest = manifest_of(runtime, batch)
+            return self._manifest
 
 
-class _BatchOperator(BaseOperator):
+class _BatchOperator(ShowsItsBatch, BaseOperator):
     """One step for a batch that exists; an outage of its provider is waited out."""
 
     batch: _waiting.BatchArgument
@@ -98,6 +100,7 @@ class _BatchOperator(BaseOperator):
         # Killed while it waits it leaves the batch as it is.
         patience = _waiting.Patience(cancel_on_kill=False)
         with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
+            self._show(context["ti"], runtime, batch)
             while True:
                 try:
                     return self._do(runtime, batch, context)
@@ -179,7 +182,7 @@ class ApplyBatchResultsOperator(_BatchOperator):
         deliver = (lambda read: write(read())) if write is not None else None
         share = apply_part(runtime, batch.batch_id, number, folder, deliver)
         manifest = part_manifest_of(runtime, share)
-        context["ti"].xcom_push(key="raif_manifest", value=manifest)
+        self._show_manifest(context["ti"], manifest)
         check_outcome(runtime, share.batch, max_failed_fraction=self.max_failed_fraction, share=share)
         return manifest
 
@@ -280,6 +283,7 @@ class BatchInferenceOperator(RequestsOperator):
         from airflow_raif.hooks.runtime import open_batch_runtime
 
         with open_batch_runtime(batch_id, self._is_told_to_end) as (runtime, batch):
+            self._show(context["ti"], runtime, batch)
             batch = self._wait_for(runtime, batch)
             return finish(runtime, batch, context, self)
 

@@ -160,8 +160,8 @@ async def test_what_the_poller_waits_for(emulator_of, providers, statsd, no_back
         assert [event.payload["status"] async for event in trigger.run()] == ["ended"]
 
     await asyncio.gather(*map(wait, ids))
-    while statsd.values("raif.poller.parts,conn_id=openai_default")[-1:] != [0]:
-        await asyncio.sleep(0)
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+    assert statsd.values("raif.poller.parts,conn_id=openai_default")[-1] == 0
     assert max(statsd.values("raif.poller.batches,conn_id=openai_default")) == 2
     assert max(statsd.values("raif.poller.parts,conn_id=openai_default")) == 2
     assert statsd.counts()["raif.poller.unanswered,conn_id=openai_default"] >= 1
