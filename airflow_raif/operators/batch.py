@@ -90,7 +90,10 @@ class SubmitBatchOperator(RequestsOperator):
 class _BatchOperator(ShowsItsBatch, BaseOperator):
     """One step for a batch that exists; an outage of its provider is waited out."""
 
-    batch: _waiting.BatchArgument
+    def __init__(self, *, batch: _waiting.BatchArgument, deferrable: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch = batch
+        self.deferrable = deferrable
 
     def execute(self, context: Context) -> Any:
         """Do it, now or once the provider answers again."""
@@ -150,16 +153,14 @@ class ApplyBatchResultsOperator(_BatchOperator):
         deferrable: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(batch=batch, deferrable=deferrable, **kwargs)
         if handler is not None and part is not None:
             raise ValueError("a handler takes the results of a whole batch; give it to a task without part")
-        self.batch = batch
         self.part = part
         self.output_path = output_path
         self.destination = destination
         self.handler = handler
         self.max_failed_fraction = max_failed_fraction
-        self.deferrable = deferrable
 
     def _do(self, runtime: Runtime, batch: Batch, context: Context) -> dict[str, Any]:
         if self.part is not None:
@@ -202,10 +203,8 @@ class CancelBatchOperator(_BatchOperator):
     def __init__(
         self, *, batch: _waiting.BatchArgument, missing_ok: bool = True, deferrable: bool = True, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        self.batch = batch
+        super().__init__(batch=batch, deferrable=deferrable, **kwargs)
         self.missing_ok = missing_ok
-        self.deferrable = deferrable
 
     def _do(self, runtime: Runtime, batch: Batch, context: Context) -> str:
         from airflow_raif.domain.errors import InvalidBatchError

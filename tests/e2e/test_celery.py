@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from airflow_raif.demo.components import processes_of
-from tests.e2e.celery_cluster import WORKERS, CeleryCluster, ObjectStore, object_store
+from tests.aws import Aws, aws_server
+from tests.e2e.celery_cluster import WORKERS, CeleryCluster
 from tests.e2e.cluster import Provider, eventually
 from tests.redis import RedisServer
 
@@ -24,8 +25,8 @@ def provider() -> Iterator[Provider]:
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[ObjectStore]:
-    with object_store() as store:
+def s3() -> Iterator[Aws]:
+    with aws_server() as store:
         yield store
 
 
