@@ -19,6 +19,7 @@ __all__ = [
     "Stats",
     "aask_database",
     "ask_database",
+    "ask_secrets_backend",
     "ended_state",
     "read_xcom",
     "task_is_over",
@@ -27,6 +28,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+#: Modules of Airflow's own secrets backends: environment, database and Execution API.
+_OWN_BACKENDS = ("airflow.secrets.", "airflow.sdk.")
 #: States of a task instance that a user or a run gave an end to.
 _FINISHED = frozenset(("failed", "success", "skipped", "removed", "upstream_failed"))
 
@@ -132,6 +135,18 @@ async def aask_database() -> None:
         await comms.asend(GetDRCount(dag_id="raif"))
     else:  # ``dag.test``
         ask_database()
+
+
+def ask_secrets_backend(conn_id: str) -> None:
+    """Ask the secrets backend that is configured, if there is one, for a connection.
+
+    :raises Exception: it does not answer; Airflow takes that for the connection being in none.
+    """
+    from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
+
+    for backend in ensure_secrets_backend_loaded():
+        if not type(backend).__module__.startswith(_OWN_BACKENDS):
+            backend.get_connection(conn_id=conn_id)
 
 
 def _supervisor() -> Any:
