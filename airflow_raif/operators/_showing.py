@@ -22,6 +22,8 @@ _PAGE, _CONSOLE = BatchPageLink(), ProviderConsoleLink()
 class ShowsItsBatch:
     """Tells early which batch a task works on."""
 
+    #: Behind its name in the graph: the package's tasks are known at a glance.
+    ui_color = "#dcecf9"
     operator_extra_links: ClassVar[Collection[BaseOperatorLink]] = (_PAGE, _CONSOLE)
     #: The manifest, or as much of it as is known so far.
     _manifest: dict[str, Any] | None = None

@@ -37,11 +37,15 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
     """Arguments that describe requests, and starting a batch of them."""
 
     template_fields: Sequence[str] = (
-        "conn_id", "model", "endpoint", "batch_metadata", "sql", "sql_parameters", "max_cost",
+        "conn_id", "model", "endpoint", "batch_metadata", "sql", "sql_conn_id", "sql_parameters", "max_cost",
         "estimate_only",
     )  # fmt: skip
     template_ext: Sequence[str] = (".sql",)
-    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "sql_parameters": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "batch_metadata": "json",
+        "sql": "sql",
+        "sql_parameters": "json",
+    }
     #: Whether the task succeeds while its batch runs.
     _leaves_batch_running = False
 

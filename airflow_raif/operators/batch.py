@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
@@ -89,6 +89,8 @@ class SubmitBatchOperator(RequestsOperator):
 
 class _BatchOperator(ShowsItsBatch, BaseOperator):
     """One step for a batch that exists; an outage of its provider is waited out."""
+
+    template_fields_renderers: ClassVar[dict[str, str]] = {"batch": "json"}
 
     def __init__(self, *, batch: _waiting.BatchArgument, deferrable: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)

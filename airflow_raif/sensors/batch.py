@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
@@ -42,6 +42,7 @@ class WaitForBatchSensor(EndsItsBatch, ShowsItsBatch, BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("batch",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"batch": "json"}
 
     def __init__(
         self,
