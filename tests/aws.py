@@ -9,6 +9,8 @@ from typing import Any
 
 import boto3
 import msgspec
+from airflow.secrets import BaseSecretsBackend
+from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
 BUCKET = "raif"
@@ -70,3 +72,11 @@ def aws_server(key: str = "any", secret: str = "any") -> Iterator[Aws]:
         yield Aws(f"http://{host}:{port}", key, secret)
     finally:
         server.stop()
+
+
+class DenyingBackend(BaseSecretsBackend):
+    """Secrets Manager as it answers whoever's policy names other secrets only; the emulation has no policies."""
+
+    def get_connection(self, conn_id: str, team_name: str | None = None) -> None:
+        error = {"Code": "AccessDeniedException", "Message": f"not authorized to read {conn_id}"}
+        raise ClientError({"Error": error}, "GetSecretValue")

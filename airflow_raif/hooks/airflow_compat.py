@@ -140,13 +140,27 @@ async def aask_database() -> None:
 def ask_secrets_backend(conn_id: str) -> None:
     """Ask the secrets backend that is configured, if there is one, for a connection.
 
+    That it may not be read is an answer: a policy that names each secret refuses those that do not exist, too.
+
     :raises Exception: it does not answer; Airflow takes that for the connection being in none.
     """
     from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
 
     for backend in ensure_secrets_backend_loaded():
         if not type(backend).__module__.startswith(_OWN_BACKENDS):
-            backend.get_connection(conn_id=conn_id)
+            try:
+                backend.get_connection(conn_id=conn_id)
+            except Exception as error:
+                if not _is_refusal(error):
+                    raise
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a service refused what was asked of it; each one's client has its own way to say so."""
+    response = getattr(error, "response", None)
+    code = response.get("Error", {}).get("Code", "") if isinstance(response, Mapping) else ""
+    said = f"{type(error).__name__} {code}".lower()
+    return "denied" in said or "forbidden" in said or getattr(error, "status_code", None) == 403
 
 
 def _supervisor() -> Any:

@@ -89,3 +89,13 @@ def test_no_other_store_is_taken_while_the_backend_is_away(away, raif_home):
     with pytest.raises(ConnectionUnavailableError):
         find_store_url()
     assert not (raif_home / "raif.db").exists()
+
+
+def test_a_secret_that_may_not_be_read(secrets_manager, raif_home, monkeypatch):
+    """A policy may name each secret; what it does not name is not there, and nothing waits for it."""
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", "tests.aws.DenyingBackend")
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND_KWARGS", "{}")
+    forget_backends()
+    assert find_store_url() == (f"sqlite:///{raif_home}/raif.db", True)
+    with pytest.raises(ConfigurationError, match="there is no connection 'openai_nightly'"):
+        resolve("openai_nightly")
