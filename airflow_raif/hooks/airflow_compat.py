@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +18,12 @@ from airflow_raif.domain.batch import Claim
 __all__ = [
     "AIRFLOW_HOME",
     "AirflowNotFoundException",
-    "Stats",
     "aask_database",
     "ask_database",
     "ask_secrets_backend",
     "ended_state",
+    "initialize_metrics",
+    "metrics_client",
     "read_xcom",
     "task_is_over",
     "task_state",
@@ -100,6 +103,27 @@ def _state_of(claim: Claim, states: Mapping[str, Mapping[str, Any]]) -> str | No
     name = claim.task_id if claim.map_index < 0 else f"{claim.task_id}_{claim.map_index}"
     state = states.get(claim.run_id, {}).get(name)
     return None if state is None else str(state)
+
+
+def metrics_client() -> Any:
+    """Return what metrics are handed to, with ``incr``, ``gauge`` and ``timing``.
+
+    Tasks find it set up. A triggerer and the command line set up a copy of it that is not the SDK's (3.2 and 3.3).
+    """
+    # Airflow 3.2 keeps it in the class, 3.3 in its module.
+    if vars(Stats).get("factory") is None and getattr(sys.modules[Stats.__module__], "_factory", None) is None:
+        initialize_metrics()
+    return Stats
+
+
+def initialize_metrics() -> None:
+    """Set metrics up as ``[metrics]`` says, as Airflow does it in a task's process."""
+    from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
+
+    if inspect.signature(get_stats_factory).parameters:  # 3.2
+        Stats.initialize(factory=get_stats_factory(Stats))  # type: ignore[call-arg]
+    else:
+        Stats.initialize(factory=get_stats_factory(), export_legacy_names=False)
 
 
 def read_xcom(task_instance: Any, key: str) -> Any:

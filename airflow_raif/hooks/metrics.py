@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from airflow_raif.hooks.airflow_compat import Stats
+from airflow_raif.hooks.airflow_compat import metrics_client
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,6 @@ class AirflowMetrics:
 
 def _tell(how: str, name: str, value: Any, tags: Mapping[str, str]) -> None:
     try:
-        getattr(Stats, how)(name, value, tags=dict(tags))
+        getattr(metrics_client(), how)(name, value, tags=dict(tags))
     except Exception:
         log.exception("The metric %s could not be sent", name)

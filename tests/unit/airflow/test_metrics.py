@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,11 +15,10 @@ import pytest
 from airflow_raif.domain.errors import FailedBatchError
 from airflow_raif.emulator.faults import Faults, HttpFault, RowFault
 from airflow_raif.emulator.settings import Progress
-from airflow_raif.hooks.airflow_compat import Stats
+from airflow_raif.hooks.airflow_compat import initialize_metrics, metrics_client
 from airflow_raif.hooks.batch import BatchHook
 from airflow_raif.operators.batch import BatchInferenceOperator
 from airflow_raif.triggers.batch import BatchTrigger
-from tests.airflow_stats import initialize_stats
 from tests.support import MODELS, PROVIDERS
 
 # Airflow's client of metrics is never closed.
@@ -30,6 +32,8 @@ class StatsdServer:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
+        values = {"ON": "True", "HOST": "127.0.0.1", "PORT": str(self.port), "INFLUXDB_ENABLED": "True"}
+        self.settings = {f"AIRFLOW__METRICS__STATSD_{name}": value for name, value in values.items()}
         self._seen: list[tuple[str, str]] = []
 
     def received(self) -> list[tuple[str, str]]:
@@ -62,13 +66,12 @@ class StatsdServer:
 @pytest.fixture
 def statsd(monkeypatch) -> Iterator[StatsdServer]:
     server = StatsdServer()
-    settings = {"ON": "True", "HOST": "127.0.0.1", "PORT": str(server.port), "INFLUXDB_ENABLED": "True"}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"AIRFLOW__METRICS__STATSD_{name}", value)
-    initialize_stats()
+    for name, value in server.settings.items():
+        monkeypatch.setenv(name, value)
+    initialize_metrics()
     yield server
     monkeypatch.undo()
-    initialize_stats()
+    initialize_metrics()
     server.close()
 
 
@@ -174,7 +177,7 @@ def test_metrics_that_cannot_be_sent_stop_no_work(emulator, providers, context, 
         raise RuntimeError("no such metric")
 
     for name in ("incr", "gauge", "timing"):
-        monkeypatch.setattr(Stats, name, broken, raising=False)
+        monkeypatch.setattr(metrics_client(), name, broken, raising=False)
     providers(emulator)
     assert run(context)["counts"]["completed"] == 3
     assert "The metric raif.batches.submitted could not be sent" in caplog.text
@@ -184,3 +187,10 @@ def test_nothing_is_sent_by_default(emulator, providers, context):
     """Airflow sends no metrics unless it is told to, and so do we."""
     providers(emulator)
     assert run(context)["counts"]["completed"] == 3
+
+
+def test_a_process_that_airflow_set_up_no_metrics_for(statsd):
+    """Triggerers have metrics of Airflow's own, and the SDK's are not set up there; ours arrive all the same."""
+    code = "from airflow_raif.hooks.metrics import AirflowMetrics; AirflowMetrics().gauge('raif.poller.parts', 3, {})"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **statsd.settings}, check=True, timeout=60)
+    assert statsd.values("raif.poller.parts") == [3]
