@@ -126,4 +126,5 @@ class WaitForBatchSensor(EndsItsBatch, ShowsItsBatch, BaseSensorOperator):
 
         if self.returns == "parts":
             return [part.number for part in batch.first_parts]
-        return manifest_of(runtime, batch)
+        self._manifest = manifest_of(runtime, batch)
+        return self._manifest

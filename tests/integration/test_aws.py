@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import quote
@@ -28,10 +28,10 @@ STORE_PASSWORD = "st0re:only/in@the secrets"
 
 
 @pytest.fixture(scope="module")
-def night(migrated: Path, tmp_path_factory: pytest.TempPathFactory, postgres) -> SimpleNamespace:
+def night(new_home: Callable[[str], Path], postgres) -> SimpleNamespace:
     """One run of the DAG, whose only settings are where the secrets are and where the spool is."""
-    home = tmp_path_factory.mktemp("aws")
-    shutil.copy(migrated / "airflow.db", home / "airflow.db")
+    home = new_home("aws")
+    (home / "raif.db").unlink()
     address = make_url(postgres.create_database())
     migrate.upgrade(address.render_as_string(hide_password=False))
     dags = Path(__file__).parent / "dags"

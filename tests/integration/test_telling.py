@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,11 +21,9 @@ BASE_URL = "https://airflow.example/team"
 
 
 @pytest.fixture(scope="module")
-def night(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def night(new_home: Callable[[str], Path]) -> SimpleNamespace:
     """One run of the three DAGs, in an Airflow that sends lineage; what it left behind."""
-    home = tmp_path_factory.mktemp("telling")
-    for name in ("airflow.db", "raif.db"):
-        shutil.copy(migrated / name, home / name)
+    home = new_home("telling")
     rows = {"good": ["a", "b", "c"], "bad": ["refuse", "refuse", "c"], "none": [7]}
     for name, prompts in rows.items():
         (home / f"{name}.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
