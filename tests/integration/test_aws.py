@@ -65,7 +65,7 @@ def night(new_home: Callable[[str], Path], postgres) -> SimpleNamespace:
         }
         done = subprocess.run(
             [sys.executable, str(dags / "aws.py"), str(home / "seen.json")],
-            capture_output=True, text=True, env=environment, timeout=180, check=False,
+            capture_output=True, text=True, env=environment, timeout=600, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         files = {name: aws.get(name) for name in aws.names()}

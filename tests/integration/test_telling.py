@@ -43,7 +43,7 @@ def night(new_home: Callable[[str], Path]) -> SimpleNamespace:
         }
         done = subprocess.run(
             [sys.executable, str(dags / "telling.py"), str(home / "seen.json")],
-            capture_output=True, text=True, env=environment, timeout=180, check=False,
+            capture_output=True, text=True, env=environment, timeout=600, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return SimpleNamespace(
