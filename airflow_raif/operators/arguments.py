@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class BatchArguments(TaskArguments, total=False):
     id_column: str | None
     endpoint: str
     system_prompt: str | None
+    cache_system_prompt: bool | None
     max_tokens: int | None
     temperature: float | None
     output_type: Any
@@ -84,6 +86,11 @@ class BatchArguments(TaskArguments, total=False):
     repeat_invalid_output: bool
     truncated_max_tokens: int | None
     synchronous_stragglers: int
+    deduplicate: bool
+    reuse: timedelta | str | None
+    max_cost: Decimal | float | str | None
+    expected_output_tokens: int | None
+    estimate_only: bool | str
     on_input_change: Literal["refuse", "resubmit"]
     on_empty: Literal["fail", "skip"]
     deferrable: bool

@@ -86,7 +86,7 @@ def fetch_ended_parts(runtime: Runtime, batch_id: str, numbers: Collection[int] 
         for part in batch.parts:
             if part.is_shared:
                 runtime.store.renew_answers(batch, batch.answer_scope, part.number)
-    numbers = {part.number for part in wanted}
+    numbers = {part.number for part in wanted if not part.is_shared}
     for part in batch.parts:
         if part.number in numbers and part.results_fetched_at is not None:
             part_fetched(runtime.metrics, batch, part)

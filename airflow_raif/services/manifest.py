@@ -13,8 +13,8 @@ from airflow_raif.services.share import Share
 
 #: What every manifest of a whole batch has.
 MANIFEST_KEYS = (
-    "batch_id", "provider", "conn_id", "endpoint", "model", "status", "request_count", "parts", "counts", "usage",
-    "cost", "result_uri", "error", "submitted_at", "ended_at",
+    "batch_id", "provider", "conn_id", "endpoint", "model", "status", "request_count", "parts", "counts", "reused",
+    "duplicates", "usage", "cost", "estimated_cost", "result_uri", "error", "submitted_at", "ended_at",
 )  # fmt: skip
 
 
