@@ -37,7 +37,9 @@ def night(new_home: Callable[[str], Path], postgres) -> SimpleNamespace:
     dags = Path(__file__).parent / "dags"
     backend = "airflow.providers.amazon.aws.secrets.secrets_manager.SecretsManagerBackend"
     with EmulatorServer(EmulatorSettings()) as emulator, aws_server("key", AWS_SECRET) as aws:
-        aws.put("in/rows.jsonl", "".join(json.dumps({"custom_id": f"row {n}", "prompt": "é"}) + "\n" for n in range(5)))
+        aws.put(
+            "in/rows.jsonl", "".join(json.dumps({"custom_id": f"row {n}", "prompt": f"é {n}"}) + "\n" for n in range(5))
+        )
         aws.keep_connection("aws_default", **aws.connection)
         aws.keep_connection(
             "openai_default", conn_type="raif_openai", password=API_KEY, host=base_url("openai", emulator.url),
