@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ CHUNK_ROWS = 100
 #: A handler that raised for more results than these is stopped; who can take none of a million does not see them all.
 MAX_FAILED = 1000
 PROGRESS_FILE = "handler.json"
+PART_PROGRESS_FILE = "handler-{:05d}.json"
 Row = dict[str, Any]
 
 
@@ -31,6 +32,9 @@ class BatchHandler:
     After all results are through, ``on_batch_completion`` is called, then one of ``on_batch_success`` and
     ``on_batch_failure``; if they return, none of it is called for the batch again. A worker that dies is made good by
     the next attempt, which calls again what was going on: of the results those of one chunk at most.
+
+    Of a batch that is applied by parts, each task brings the results of its part to a handler of its own; the task that
+    is the last to be through with them calls what follows for the batch.
     """
 
     def on_entry(self, row: Row) -> None:
@@ -85,15 +89,15 @@ class _Progress(msgspec.Struct):
     failed: set[int] = set()
 
 
-def handle_results(
-    handler: BatchHandler, rows: Iterator[Row], manifest: Mapping[str, Any], folder: Folder, *, is_success: bool
-) -> None:
-    """Bring a handler every result that it did not take before, then tell it of the batch.
+def handle_results(handler: BatchHandler, rows: Iterable[Row], folder: Folder, part: int | None = None) -> None:
+    """Bring a handler every result that it did not take before.
 
     :param folder: keeps how far it came.
+    :param part: number of the part whose results they are; default: they are those of the whole batch.
     :raises HandlerError: it raised for some of the results; they alone come again.
     """
-    progress = _read(folder)
+    name = PROGRESS_FILE if part is None else PART_PROGRESS_FILE.format(part)
+    progress = _read(folder, name)
     numbered, first = enumerate(rows), None
     while chunk := list(islice(numbered, CHUNK_ROWS)):
         wanted = [(index, row) for index, row in chunk if index >= progress.next or index in progress.failed]
@@ -105,7 +109,7 @@ def handle_results(
             first = first or f"{dict(wanted)[index]['custom_id']!r}: {type(error).__name__}: {error}"
         if wanted:
             progress.next = max(progress.next, chunk[-1][0] + 1)
-            with folder.write(PROGRESS_FILE) as file:
+            with folder.write(name) as file:
                 file.write(msgspec.json.encode(progress))
         if len(progress.failed) > MAX_FAILED:
             break
@@ -114,6 +118,10 @@ def handle_results(
             f"{type(handler).__name__} could not take {len(progress.failed):,} of {progress.next:,} results; the first"
             f" is {first}. A retry brings it these, and what comes after them"
         )
+
+
+def end_batch(handler: BatchHandler, manifest: Mapping[str, Any], *, is_success: bool) -> None:
+    """Tell a handler of a batch whose results are all through."""
     handler.on_batch_completion(manifest)
     (handler.on_batch_success if is_success else handler.on_batch_failure)(manifest)
 
@@ -137,7 +145,7 @@ def _raised(take: Callable[[Any], object], given: Any) -> Exception | None:
     return None
 
 
-def _read(folder: Folder) -> _Progress:
-    if not folder.exists(PROGRESS_FILE):
+def _read(folder: Folder, name: str) -> _Progress:
+    if not folder.exists(name):
         return _Progress()
-    return msgspec.json.decode(b"".join(folder.blocks(PROGRESS_FILE)()), type=_Progress)
+    return msgspec.json.decode(b"".join(folder.blocks(name)()), type=_Progress)

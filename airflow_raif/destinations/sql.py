@@ -8,6 +8,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from airflow_raif.destinations.paths import Row, check_paths, value_at
 from airflow_raif.domain.errors import ConfigurationError, InvalidBatchError
 from airflow_raif.hooks.sql import sql_engine
 
@@ -18,20 +19,21 @@ log = logging.getLogger(__name__)
 
 #: Rows in one transaction.
 CHUNK_ROWS = 500
-Row = Mapping[str, Any]
 
 
 class SqlTable:
     """Upserts results by their keys: a row that is there is updated, another one inserted, in bounded transactions.
 
     :param conn_id: connection of the database.
-    :param table: the table's name, with its schema if need be: ``schema.table``.
+    :param table: the table's name, with its schema if need be: ``schema.table``. A template of Airflow's.
     :param keys: columns that tell a row. Their values are the row's own columns of the same names, unless ``columns``
         says otherwise.
     :param columns: where each column's value is in a result row: ``output``, ``output.mood``, ``cost.batch``,
         ``custom_id``, or a column of the row's own.
     :param failed: write rows that failed, too; otherwise what the table has of them stays as it is.
     """
+
+    template_fields: Sequence[str] = ("table",)
 
     def __init__(
         self, conn_id: str, table: str, *, keys: Sequence[str], columns: Mapping[str, str], failed: bool = False
@@ -44,22 +46,15 @@ class SqlTable:
         self.paths = {key: key for key in keys} | dict(columns)
         self.failed = failed
 
+    def __repr__(self) -> str:
+        return f"SqlTable({self.conn_id!r}, {self.table!r}, keys={list(self.keys)}, columns={self.paths})"
+
     def check(self, output_schema: Mapping[str, Any] | None) -> None:
         """See that the table has the columns, and that answers can have what is written of them.
 
         :raises ConfigurationError: they do not.
         """
-        for name, path in self.paths.items():
-            head, *fields = path.split(".")
-            if head != "output" or not fields:
-                continue
-            if output_schema is None:
-                what = "is a text, since there is no output_type"
-            elif fields[0] not in (properties := output_schema.get("properties", fields)):
-                what = f"has {', '.join(properties)}"
-            else:
-                continue
-            raise ConfigurationError(f"column {name!r} is to hold {path!r}, but the output {what}")
+        check_paths(self.paths, output_schema)
         with sql_engine(self.conn_id) as engine:
             self._table(engine)
 
@@ -101,7 +96,7 @@ class SqlTable:
 
     def _values(self, table: Table, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
         for row in rows:
-            values = {name: _as(table.c[name], _at(row, path), row) for name, path in self.paths.items()}
+            values = {name: _as(table.c[name], value_at(row, path), row) for name, path in self.paths.items()}
             if nulls := [key for key in self.keys if values[key] is None]:
                 raise InvalidBatchError(
                     f"row {row['custom_id']!r} has no {', '.join(self.paths[key] for key in nulls)}, which is a key of"
@@ -131,19 +126,6 @@ class SqlTable:
             connection.execute(update(table).where(*is_it).values({name: bindparam(name) for name in names}), old)
         if new:
             connection.execute(insert(table), new)
-
-
-def _at(row: Row, path: str) -> Any:
-    """Return what is at a path in a result row; what an answer lacks is null."""
-    head, *rest = path.split(".")
-    if head not in row and path in row:
-        return row[path]
-    if head not in row:
-        raise InvalidBatchError(f"row {row['custom_id']!r} has no {head!r}; a result row has {', '.join(row)}")
-    value = row[head]
-    for name in rest:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
 
 
 def _as(column: Column[Any], value: Any, row: Row) -> Any:

@@ -24,6 +24,7 @@ __all__ = [
     "ended_state",
     "initialize_metrics",
     "metrics_client",
+    "partition_key_of",
     "read_xcom",
     "task_is_over",
     "task_state",
@@ -35,6 +36,13 @@ log = logging.getLogger(__name__)
 _OWN_BACKENDS = ("airflow.secrets.", "airflow.sdk.")
 #: States of a task instance that a user or a run gave an end to.
 _FINISHED = frozenset(("failed", "success", "skipped", "removed", "upstream_failed"))
+
+
+def partition_key_of(context: Mapping[str, Any]) -> str | None:
+    """Return the key of the asset's partition that a task's run is for; ``None``: it is for none."""
+    # Airflow 3.2 has it with the run alone.
+    key = context.get("partition_key") or getattr(context.get("dag_run"), "partition_key", None)
+    return None if key is None else str(key)
 
 
 async def ended_state(task_instance: Any) -> str | None:

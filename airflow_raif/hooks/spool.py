@@ -23,7 +23,11 @@ def result_folder(output_path: str | None, batch_id: str) -> Folder:
 
 
 def folder_at(address: str) -> Folder:
-    """Return a folder by its address; a plain path is one on local disk."""
-    conn_id = conf.get("raif", "spool_conn_id", fallback="") or None
+    """Return a folder by its address; a plain path is one on local disk.
+
+    An address may name its own connection, as in ``s3://conn_id@bucket/folder``.
+    """
+    has_conn_id = "@" in address.partition("://")[2].partition("/")[0]
+    conn_id = None if has_conn_id else conf.get("raif", "spool_conn_id", fallback="") or None
     path = ObjectStoragePath(address if "://" in address else f"file://{address}", conn_id=conn_id)
     return Folder(path.fs, path.path, str(path))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from airflow_raif.operators._assets import tell_assets
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_raif.destinations.handler import Handler
+    from airflow_raif.destinations.handler import BatchHandler
     from airflow_raif.domain.batch import Batch
     from airflow_raif.operators.batch import ApplyBatchResultsOperator, BatchInferenceOperator
+    from airflow_raif.services.results import Results
     from airflow_raif.services.runtime import Runtime
+    from airflow_raif.services.share import Share
+
+    ResultsOperator: TypeAlias = ApplyBatchResultsOperator | BatchInferenceOperator
 
 
-def finish(
-    runtime: Runtime, batch: Batch, context: Context, operator: ApplyBatchResultsOperator | BatchInferenceOperator
-) -> dict[str, Any]:
+def finish(runtime: Runtime, batch: Batch, context: Context, operator: ResultsOperator) -> dict[str, Any]:
     """Fetch, apply and judge; the manifest goes to XCom even when the outcome fails the task."""
     from airflow_raif.hooks.spool import result_folder
     from airflow_raif.services.apply import apply_results
@@ -24,40 +28,102 @@ def finish(
     from airflow_raif.services.manifest import manifest_of
     from airflow_raif.services.outcome import check_outcome
 
-    destination, handler, max_failed_fraction = operator.destination, operator.handler, operator.max_failed_fraction
-
-    def deliver(read: Callable[[], Iterator[dict[str, Any]]]) -> None:
-        if destination is not None:
-            destination.write(read())
-        if handler is not None:
-            _handle(runtime, batch.batch_id, handler, read(), max_failed_fraction)
-
+    delivery = _Delivery(runtime, operator)
     fetch_batch_results(runtime, batch.batch_id)
     folder = result_folder(operator.output_path, batch.batch_id)
-    is_delivered = destination is not None or handler is not None
-    batch = apply_results(runtime, batch.batch_id, folder, deliver=deliver if is_delivered else None)
-    manifest = manifest_of(runtime, batch)
-    operator._show_manifest(context["ti"], manifest)
-    check_outcome(runtime, batch, max_failed_fraction=max_failed_fraction)
+    batch = apply_results(runtime, batch.batch_id, folder, deliver=delivery.of_batch if delivery.is_wanted else None)
+    manifest = manifest_of(runtime, batch) | delivery.shown
+    _tell(context, operator, manifest)
+    check_outcome(runtime, batch, max_failed_fraction=operator.max_failed_fraction)
     return manifest
 
 
-def _handle(
-    runtime: Runtime, batch_id: str, given: Handler, rows: Iterator[dict[str, Any]], max_failed_fraction: float
-) -> None:
-    from airflow_raif.destinations.handler import handle_results, load_handler
-    from airflow_raif.domain.errors import BatchOutcomeError
-    from airflow_raif.services.manifest import manifest_of
+def finish_part(
+    runtime: Runtime, share: Share, context: Context, operator: ApplyBatchResultsOperator
+) -> dict[str, Any]:
+    """Do as :func:`finish` for the rows of one part, which are fetched."""
+    from airflow_raif.hooks.spool import result_folder
+    from airflow_raif.services.apply import apply_part
+    from airflow_raif.services.manifest import part_manifest_of
     from airflow_raif.services.outcome import check_outcome
 
-    batch = runtime.store.get_batch(batch_id)
-    if batch.applied_at is not None:
-        # Its handler was through with it.
-        return
-    is_success = True
-    try:
-        check_outcome(runtime, batch, max_failed_fraction=max_failed_fraction)
-    except BatchOutcomeError:
-        is_success = False
-    folder = runtime.folder(batch_id)
-    handle_results(load_handler(given), rows, manifest_of(runtime, batch), folder, is_success=is_success)
+    delivery = _Delivery(runtime, operator, share.part.number)
+    batch_id = share.batch.batch_id
+    share = apply_part(
+        runtime,
+        batch_id,
+        share.part.number,
+        result_folder(operator.output_path, batch_id),
+        delivery.of_part if delivery.is_wanted else None,
+        delivery.end if delivery.handler is not None else None,
+    )
+    manifest = part_manifest_of(runtime, share) | delivery.shown
+    _tell(context, operator, manifest)
+    check_outcome(runtime, share.batch, max_failed_fraction=operator.max_failed_fraction, share=share)
+    return manifest
+
+
+def _tell(context: Context, operator: ResultsOperator, manifest: dict[str, Any]) -> None:
+    operator._show_manifest(context["ti"], manifest)
+    tell_assets(operator, context, manifest)
+
+
+@dataclass
+class _Delivery:
+    """Takes results to an operator's destination and handler."""
+
+    runtime: Runtime
+    operator: ResultsOperator
+    part: int | None = None
+    #: What the manifest says of it.
+    shown: dict[str, Any] = field(default_factory=dict)
+    handler: BatchHandler | None = None
+
+    def __post_init__(self) -> None:
+        if self.operator.handler is not None:
+            from airflow_raif.destinations.handler import load_handler
+
+            self.handler = load_handler(self.operator.handler)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is somebody to take them to."""
+        return self.operator.destination is not None or self.handler is not None
+
+    def of_batch(self, results: Results) -> None:
+        """Take all results, and with them the batch to its end."""
+        self.of_part(results)
+        batch = self.runtime.store.get_batch(results.batch.batch_id)
+        if self.handler is not None and batch.applied_at is None:
+            self.end(batch)
+
+    def of_part(self, results: Results) -> None:
+        """Take results; a handler that was through with them before is not brought them again."""
+        from airflow_raif.destinations.handler import handle_results
+
+        if self.operator.destination is not None:
+            address = self.operator.destination.write(results)
+            if isinstance(address, str):
+                self.shown["destination_uri"] = address
+        if self.handler is not None and not self._is_through(results.batch):
+            handle_results(self.handler, results, self.runtime.folder(results.batch.batch_id), self.part)
+
+    def end(self, batch: Batch) -> None:
+        """Tell the handler of a batch whose results are all through."""
+        from airflow_raif.destinations.handler import end_batch
+        from airflow_raif.domain.errors import BatchOutcomeError
+        from airflow_raif.services.manifest import manifest_of
+        from airflow_raif.services.outcome import check_outcome
+
+        if self.handler is None:
+            return
+        is_success = True
+        try:
+            check_outcome(self.runtime, batch, max_failed_fraction=self.operator.max_failed_fraction)
+        except BatchOutcomeError:
+            is_success = False
+        end_batch(self.handler, manifest_of(self.runtime, batch), is_success=is_success)
+
+    def _is_through(self, batch: Batch) -> bool:
+        part = next((part for part in batch.parts if part.number == self.part), None)
+        return batch.applied_at is not None or (part is not None and part.applied_at is not None)

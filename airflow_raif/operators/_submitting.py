@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from airflow_raif.hooks.airflow_compat import partition_key_of
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._ending import EndsItsBatch
 from airflow_raif.operators._showing import ShowsItsBatch
@@ -227,7 +228,7 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
                 self._open_rows(context),
                 defaults=self._defaults(),
                 claim=claim,
-                metadata=self.batch_metadata,
+                metadata=self._metadata(context),
                 round_policy=self._round_policy(),
                 sharing=self._sharing(),
                 budget=self._budget(),
@@ -242,6 +243,11 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         self._show(context["ti"], runtime, batch)
         return batch
 
+    def _metadata(self, context: Context) -> dict[str, Any]:
+        """Return the user's own pairs, and the partition that the run is for."""
+        own, key = self.batch_metadata or {}, partition_key_of(context)
+        return own if key is None or "partition_key" in own else {**own, "partition_key": key}
+
     def _open_rows(self, context: Context) -> Callable[[], Iterable[Any]]:
         open_rows = self._open_source(context)
         if self.prompt_template is None and self.id_column is None:
@@ -252,7 +258,9 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
 
     def _open_source(self, context: Context) -> Callable[[], Iterable[Any]]:
         if self.requests is not None:
-            return open_requests(self.requests, context)
+            # Of all that requests may be, only an address that stands in the DAG is a template.
+            is_address = isinstance(self.requests, str)
+            return open_requests(self.render_template(self.requests, context) if is_address else self.requests, context)
         from airflow_raif.sources.sql import sql_rows
 
         return lambda: sql_rows(self.sql or "", self.sql_conn_id or "", self.sql_parameters)

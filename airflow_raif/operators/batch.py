@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator
 
 from airflow_raif.destinations.handler import Handler, load_handler
 from airflow_raif.operators import _waiting
-from airflow_raif.operators._finishing import finish
+from airflow_raif.operators._finishing import finish, finish_part
 from airflow_raif.operators._showing import ShowsItsBatch
 from airflow_raif.operators._submitting import RequestsOperator
 
@@ -32,8 +32,9 @@ class SubmitBatchOperator(RequestsOperator):
         or ``raif_gemini``.
     :param model: the provider's model name, with or without a ``provider:`` prefix.
     :param requests: prompts or rows (see :func:`~airflow_raif.domain.request.request_of`): a list, a function that
-        returns or yields them (its parameters are filled from the context), the address of a ``.jsonl`` or ``.csv``
-        file, or an upstream task's output. Never rendered as a template.
+        returns or yields them (its parameters are filled from the context), the address of a ``.jsonl``, ``.csv`` or
+        ``.parquet`` file, of several with ``*`` in it, an asset that is such a file, or an upstream task's output. Only
+        an address is rendered as a template; prompts never are.
     :param sql: instead of ``requests``: a query, or a ``.sql`` file of one, whose rows they are; read as a stream. Give
         it an ORDER BY, since a retry compares the rows with those it submitted, in their order.
     :param sql_conn_id: connection of the database to query.
@@ -50,7 +51,8 @@ class SubmitBatchOperator(RequestsOperator):
     :param temperature: sampling temperature.
     :param output_type: JSON schema of the answer as a dict, or a Pydantic model.
     :param request_params: merged into the native request of every row that is not one itself (``body``).
-    :param batch_metadata: the user's own key-value pairs, kept with the batch and sent where the provider takes them.
+    :param batch_metadata: the user's own key-value pairs, kept with the batch and sent where the provider takes them;
+        with them the ``partition_key`` of a run that is for one partition of an asset.
     :param max_rounds: how often entries that expired, got no result, or met a rate limit or a fault of the provider are
         sent again, and only those; 0: never. The rounds are run by the sensor that waits for the batch.
     :param repeat_invalid_output: a round also repeats answers that do not follow ``output_type``; each is paid again.
@@ -132,16 +134,17 @@ class ApplyBatchResultsOperator(_BatchOperator):
     :param batch: a batch's manifest or id.
     :param part: number of the part whose rows to apply; default: all rows.
     :param output_path: folder for the result file; default: the configured result folder, then the batch id.
-    :param destination: where the results go beside the file, such as a
+    :param destination: where the results go beside the file: a
+        :class:`~airflow_raif.destinations.parquet.Parquet` file or a
         :class:`~airflow_raif.destinations.sql.SqlTable`; each execution of the task writes them there.
     :param handler: your own code for each result and for the batch, called once in its life: a
         :class:`~airflow_raif.destinations.handler.BatchHandler`, its class, a dotted path, or a function of one row.
-        Not with ``part``.
+        With ``part`` the end of the batch is told to the handler of the task that is through last.
     :param max_failed_fraction: the task fails if more of the entries failed, or all of them.
     :param deferrable: wait without a worker while the provider is away.
     """
 
-    template_fields: Sequence[str] = ("batch", "part", "output_path")
+    template_fields: Sequence[str] = ("batch", "part", "output_path", "destination")
 
     def __init__(
         self,
@@ -156,8 +159,6 @@ class ApplyBatchResultsOperator(_BatchOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(batch=batch, deferrable=deferrable, **kwargs)
-        if handler is not None and part is not None:
-            raise ValueError("a handler takes the results of a whole batch; give it to a task without part")
         self.part = part
         self.output_path = output_path
         self.destination = destination
@@ -170,24 +171,12 @@ class ApplyBatchResultsOperator(_BatchOperator):
         return finish(runtime, batch, context, self)
 
     def _apply_part(self, runtime: Runtime, batch: Batch, number: int, context: Context) -> dict[str, Any]:
-        from airflow_raif.hooks.spool import result_folder
-        from airflow_raif.services.apply import apply_part
-        from airflow_raif.services.manifest import part_manifest_of
-        from airflow_raif.services.outcome import check_outcome
-
         # The batch is others' as well, so nothing that becomes of this task cancels it.
         patience = _waiting.Patience(cancel_on_timeout=False, cancel_on_kill=False)
         share = patience.proceed_part(runtime, batch, number)
         if not share.is_fetched:
             patience.defer(self, share.batch, "execute_complete")
-        folder = result_folder(self.output_path, batch.batch_id)
-        write = self.destination.write if self.destination is not None else None
-        deliver = (lambda read: write(read())) if write is not None else None
-        share = apply_part(runtime, batch.batch_id, number, folder, deliver)
-        manifest = part_manifest_of(runtime, share)
-        self._show_manifest(context["ti"], manifest)
-        check_outcome(runtime, share.batch, max_failed_fraction=self.max_failed_fraction, share=share)
-        return manifest
+        return finish_part(runtime, share, context, self)
 
 
 class CancelBatchOperator(_BatchOperator):
@@ -227,7 +216,8 @@ class BatchInferenceOperator(RequestsOperator):
     Returns the manifest. Takes the arguments of :class:`SubmitBatchOperator`, and:
 
     :param output_path: folder for the result file; default: the configured result folder, then the batch id.
-    :param destination: where the results go beside the file, such as a
+    :param destination: where the results go beside the file: a
+        :class:`~airflow_raif.destinations.parquet.Parquet` file or a
         :class:`~airflow_raif.destinations.sql.SqlTable`; each execution of the task writes them there. That it can is
         checked before anything is submitted.
     :param handler: your own code for each result and for the batch, called once in its life: a
@@ -241,7 +231,7 @@ class BatchInferenceOperator(RequestsOperator):
         otherwise the task fails and the batch goes on.
     """
 
-    template_fields: Sequence[str] = (*RequestsOperator.template_fields, "output_path")
+    template_fields: Sequence[str] = (*RequestsOperator.template_fields, "output_path", "destination")
 
     def __init__(
         self,

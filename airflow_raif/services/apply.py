@@ -6,12 +6,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 import msgspec
 
-from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.result import ToolCall
@@ -19,6 +17,7 @@ from airflow_raif.domain.status import EntryStatus
 from airflow_raif.domain.usage import Usage, usd
 from airflow_raif.services.metrics import batch_applied
 from airflow_raif.services.output import InvalidOutputError, make_parser
+from airflow_raif.services.results import Results
 from airflow_raif.services.row_files import columns_reader
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.share import Share, find_share
@@ -31,8 +30,8 @@ RESULT_FILE = "results.jsonl"
 BLOCK_BYTES = 64 * 1024
 #: Parts whose results are open at one time; rows of one part and of the rounds that repeated some of it lie together.
 MAX_OPEN_PARTS = 4
-#: Takes the rows of a result file elsewhere, as often as it is called; it is given a function that opens them.
-Deliver = Callable[[Callable[[], Iterator[dict[str, Any]]]], object]
+#: Takes the rows of a result file elsewhere, as often as it is called.
+Deliver = Callable[[Results], object]
 _LINE_END_BYTES = len(b"\r\n")
 _COMMA = ord(",")
 _COMPLETED = EntryStatus.COMPLETED.value
@@ -69,13 +68,18 @@ def apply_results(
         if deliver is not None:
             # What a retry goes on with even if its input was changed by what is delivered.
             runtime.store.note_result(batch, uri)
-            deliver(partial(read_rows, destination, name))
+            deliver(Results(batch, destination, name))
         if is_there or runtime.store.mark_applied(batch, uri, runtime.clock()):
             return _count(runtime, batch, runtime.store.get_batch(batch_id))
 
 
 def apply_part(
-    runtime: Runtime, batch_id: str, number: int, destination: Folder, deliver: Deliver | None = None
+    runtime: Runtime,
+    batch_id: str,
+    number: int,
+    destination: Folder,
+    deliver: Deliver | None = None,
+    end: Callable[[Batch], object] | None = None,
 ) -> Share:
     """Write the results of the rows that one part was made of, as :func:`apply_results` does those of all.
 
@@ -83,6 +87,8 @@ def apply_part(
     part. Of a batch with several models, each file has rows of one. The batch is applied with the last of its parts.
 
     :param deliver: as there.
+    :param end: called with the batch once all of its parts are through, for that part alone which was the last. The
+        batch is not applied before it returns: if it raises or dies, another call for that part calls it again.
     :raises InvalidBatchError: the batch has no such part, or its results have not been fetched.
     """
     while True:
@@ -98,10 +104,16 @@ def apply_part(
             _check_spool(share.batch, part.result_uri)
             _write(runtime, share.batch, destination, name, share)
         if deliver is not None:
-            deliver(partial(read_rows, destination, name))
+            deliver(Results(share.batch, destination, name, share.rows.start))
         at = runtime.clock()
-        if is_there or runtime.store.mark_part_applied(share.batch, part, share.rows, share.numbers, uri, at):
+        if is_there or runtime.store.mark_part_applied(
+            share.batch, part, share.rows, share.numbers, uri, at, end is None
+        ):
             applied = find_share(runtime, batch_id, number)
+            if end is not None and applied.is_to_end_batch:
+                end(applied.batch)
+                runtime.store.mark_applied(applied.batch, destination.uri, runtime.clock())
+                applied = find_share(runtime, batch_id, number)
             _count(runtime, share.batch, applied.batch)
             return applied
 
@@ -111,13 +123,6 @@ def _count(runtime: Runtime, before: Batch, after: Batch) -> Batch:
     if before.applied_at is None and after.applied_at is not None:
         batch_applied(runtime.metrics, after, runtime.store.count_entries(after))
     return after
-
-
-def read_rows(folder: Folder, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a result file."""
-    decode = msgspec.json.Decoder(dict[str, Any]).decode
-    for _, line in split_lines(folder.blocks(name)()):
-        yield decode(line)
 
 
 def _check_spool(batch: Batch, result_uri: str | None) -> None:

@@ -32,6 +32,18 @@ class Share:
             return self.batch.results_fetched_at is not None
         return all(each.results_fetched_at is not None for each in self.parts)
 
+    @property
+    def is_to_end_batch(self) -> bool:
+        """Whether all parts are applied, the batch is not, and this one was the last: the end of the batch is its own.
+
+        Which one was last never changes, so that two who look at the same time do not both end the batch.
+        """
+        parts = self.batch.first_parts
+        if self.batch.applied_at is not None or self.batch.results_fetched_at is None:
+            return False
+        applied = {each.number: each.applied_at for each in parts if each.applied_at is not None}
+        return len(applied) == len(parts) and max(applied, key=applied.__getitem__) == self.part.number
+
 
 def find_share(runtime: Runtime, batch_id: str, number: int) -> Share:
     """Return what a part's rows are, and where.

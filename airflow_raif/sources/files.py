@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from airflow.sdk import ObjectStoragePath
 
 from airflow_raif.domain.errors import InvalidRequestError
+from airflow_raif.sources.parquet import parquet_rows
+
+log = logging.getLogger(__name__)
 
 #: The longest field of a CSV file in characters; more than any model reads.
 MAX_FIELD_LENGTH = 64 << 20
@@ -19,6 +23,17 @@ def suffix_of(address: str) -> str:
     """Return what an address ends with, such as ``.jsonl``."""
     dot = address.rfind(".")
     return address[dot:].lower() if dot >= 0 else ""
+
+
+def files_at(address: str) -> list[str]:
+    """Return the addresses of the files that an address with ``*`` in it stands for, in the order of their names."""
+    if "*" not in address:
+        return [address]
+    path = ObjectStoragePath(address)
+    prefix = f"{path.protocol}://{path.conn_id}@" if path.conn_id else f"{path.protocol or 'file'}://"
+    found = sorted(prefix + each for each in path.fs.glob(path.path))
+    log.info("%s files are at %s", len(found) or "No", address)
+    return found
 
 
 def json_lines(address: str) -> Iterator[Any]:
@@ -78,4 +93,5 @@ READERS: Mapping[str, Callable[[str], Iterator[Any]]] = {
     ".jsonl": json_lines,
     ".ndjson": json_lines,
     ".csv": csv_rows,
+    ".parquet": parquet_rows,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -65,19 +65,32 @@ def reopen(connection: Connection, batch: Batch, part: Part | None = None) -> bo
 
 
 def mark_applied(
-    connection: Connection, batch: Batch, part: Part, result_uri: str, folder_uri: str, at: datetime
+    connection: Connection,
+    batch: Batch,
+    part: Part,
+    result_uri: str,
+    folder_uri: str,
+    at: datetime,
+    ends_batch: bool,
 ) -> None:
-    """Note where the results of a part's rows are; the batch is applied with the last of its parts, once."""
+    """Note where the results of a part's rows are; the batch is applied with the last of its parts, once.
+
+    Who comes later here is later by its stamp, too, whatever its clock says.
+    """
     columns = part_table.c
-    values = {"result_uri": result_uri, "applied_at": func.coalesce(columns.applied_at, at)}
+    mine = (columns.batch_key == batch.id, columns.round == 0, columns.request_count > 0)
+    last = connection.scalar(select(func.max(columns.applied_at)).where(*mine))
+    stamp = at if last is None else max(at, last + timedelta(microseconds=1))
+    values = {"result_uri": result_uri, "applied_at": func.coalesce(columns.applied_at, stamp)}
     connection.execute(update(part_table).where(columns.id == part.id).values(values))
-    left = select(columns.id).where(
-        columns.batch_key == batch.id, columns.round == 0, columns.request_count > 0, columns.applied_at.is_(None)
-    )
+    left = select(columns.id).where(*mine, columns.applied_at.is_(None))
+    over: dict[str, Any] = {"result_uri": folder_uri}
+    if ends_batch:
+        over["applied_at"] = func.coalesce(batch_table.c.applied_at, at)
     connection.execute(
         update(batch_table)
         .where(batch_table.c.id == batch.id, batch_table.c.results_fetched_at.is_not(None), ~left.exists())
-        .values(applied_at=func.coalesce(batch_table.c.applied_at, at), result_uri=folder_uri)
+        .values(over)
     )
 
 

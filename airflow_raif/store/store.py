@@ -307,11 +307,19 @@ class Store(EntryStore):
             parts.fail_unsent_round(connection, batch, error, at, numbers)
 
     def mark_part_applied(
-        self, batch: Batch, part: Part, rows: PartRows, numbers: Collection[int], result_uri: str, at: datetime
+        self,
+        batch: Batch,
+        part: Part,
+        rows: PartRows,
+        numbers: Collection[int],
+        result_uri: str,
+        at: datetime,
+        ends_batch: bool = True,
     ) -> bool:
         """Note where the results of a part's rows are; the batch is applied with the last of its parts, once.
 
         :param numbers: the parts that held the rows when they were read.
+        :param ends_batch: False: with the last of its parts the batch is not applied, but being delivered.
         :return: False: a round was opened since, so they are not all, and nothing was noted.
         """
         with self._transaction() as connection:
@@ -321,7 +329,7 @@ class Store(EntryStore):
             if entries.parts_of(connection, batch.id, rows) != set(numbers):
                 return False
             folder_uri = result_uri.rpartition("/")[0]
-            parts.mark_applied(connection, batch, part, result_uri, folder_uri, at)
+            parts.mark_applied(connection, batch, part, result_uri, folder_uri, at, ends_batch)
             return True
 
     def record_states(self, states: Mapping[int, PartState], at: datetime) -> list[str]:

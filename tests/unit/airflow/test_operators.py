@@ -94,7 +94,7 @@ def test_changed_input_is_not_sent_again(emulator_of, providers, context):
         (["fine", 7], "row 1 is a int"),
         ([{"prompt": "x", "status": "mine"}], "column named 'status'"),
         ([{"prompt": "\ud800"}], "row 0.*UTF-8"),
-        ("prompts.xml", "only the address of a .jsonl or .ndjson or .csv file"),
+        ("prompts.xml", "only the address of a .jsonl or .ndjson or .csv or .parquet file"),
         ({"prompt": "x"}, "requests is a dict"),
         (42, "requests is a int"),
     ],
