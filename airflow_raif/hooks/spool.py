@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import ObjectStoragePath, conf
 
+from airflow_raif.domain.errors import ConfigurationError
 from airflow_raif.hooks.airflow_compat import AIRFLOW_HOME
 from airflow_raif.spool.files import Folder
 
@@ -26,8 +27,13 @@ def folder_at(address: str) -> Folder:
     """Return a folder by its address; a plain path is one on local disk.
 
     An address may name its own connection, as in ``s3://conn_id@bucket/folder``.
+
+    :raises ConfigurationError: no provider of Airflow's that is installed knows such a storage.
     """
     has_conn_id = "@" in address.partition("://")[2].partition("/")[0]
     conn_id = None if has_conn_id else conf.get("raif", "spool_conn_id", fallback="") or None
-    path = ObjectStoragePath(address if "://" in address else f"file://{address}", conn_id=conn_id)
-    return Folder(path.fs, path.path, str(path))
+    try:
+        path = ObjectStoragePath(address if "://" in address else f"file://{address}", conn_id=conn_id)
+        return Folder(path.fs, path.path, str(path))
+    except ValueError as error:
+        raise ConfigurationError(f"{address!r} cannot be opened: {error}; install Airflow's provider for it") from error
