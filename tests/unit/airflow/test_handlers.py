@@ -7,9 +7,11 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_raif.destinations import handler as handler_module
 from airflow_raif.destinations.handler import BatchHandler
+from airflow_raif.destinations.parquet import Parquet
 from airflow_raif.domain.errors import HandlerError, PartialBatchError
 from airflow_raif.emulator.faults import RowFault
-from airflow_raif.operators.batch import ApplyBatchResultsOperator, BatchInferenceOperator
+from airflow_raif.hooks.batch import BatchHook
+from airflow_raif.operators.batch import ApplyBatchResultsOperator, BatchInferenceOperator, SubmitBatchOperator
 
 OPENAI = {"conn_id": "openai_default", "model": "gpt-5-nano"}
 ROWS = [{"custom_id": f"row {n}", "prompt": f"prompt {n}", "n": n} for n in range(7)]
@@ -186,7 +188,86 @@ def test_a_handler_that_is_none_shows_before_anything_is_paid(infer, emulator, h
     assert emulator.state.creates["openai"] == 0
 
 
-def test_a_handler_takes_whole_batches():
-    """Which mapped tasks have none of."""
-    with pytest.raises(ValueError, match="a handler takes the results of a whole batch"):
-        ApplyBatchResultsOperator(task_id="t", batch="b" * 32, part=0, handler=noted)
+@pytest.fixture
+def apply(emulator, providers, connection, context):
+    """Apply one part of a batch of three, as a mapped task does."""
+    providers(emulator)
+    connection(
+        "openai_default", conn_type="raif_openai", password="good-key", host=f"{emulator.url}/v1",
+        extra={"max_requests": 3},
+    )  # fmt: skip
+
+    def run(part, handler=Recorder, **arguments):
+        batch = SubmitBatchOperator(task_id="s", **OPENAI, requests=ROWS, max_rounds=0).execute(context)
+        BatchHook("openai_default").fetch_batch_status(batch["batch_id"])
+        arguments = {"max_failed_fraction": 0.5, **arguments}
+        return ApplyBatchResultsOperator(task_id="a", batch=batch, part=part, handler=handler, **arguments).execute(
+            context
+        )
+
+    return run
+
+
+def test_by_parts(apply):
+    """Each task brings its own rows; the last one through brings the end, with the manifest of the whole batch."""
+    for part in (2, 0, 1):
+        apply(part)
+    assert [6, 0, 1, 2, 3, 4, 5, *THROUGH] == CALLS
+    for part in range(3):
+        apply(part)
+    assert len(CALLS) == 9
+
+
+def test_a_part_whose_rows_cannot_be_taken(apply):
+    """Others are done with meanwhile; its retry brings what is missing, and the end."""
+    handler = Recorder()
+    handler.breaks_at = {4}
+    with pytest.raises(HandlerError, match="could not take 1 of 3 results; the first is 'row 4'"):
+        apply(1, handler)
+    apply(0, handler)
+    apply(2, handler)
+    assert CALLS == [3, 5, 0, 1, 2, 6]
+    handler.breaks_at = set()
+    apply(1, handler)
+    assert [3, 5, 0, 1, 2, 6, 4, *THROUGH] == CALLS
+
+
+@pytest.mark.parametrize("place", ["on_batch_completion", "on_batch_success"])
+def test_a_worker_that_dies_at_the_end_of_all_parts(apply, monkeypatch, place):
+    """The retry of its own task calls the end again; those of others do not."""
+    real = getattr(Recorder, place)
+
+    def dies(self, given):
+        monkeypatch.setattr(Recorder, place, real)
+        raise KeyboardInterrupt
+
+    apply(0)
+    apply(1)
+    monkeypatch.setattr(Recorder, place, dies)
+    with pytest.raises(KeyboardInterrupt):
+        apply(2)
+    before = [*range(7), *THROUGH[: place == "on_batch_success"]]
+    assert before == CALLS
+    apply(0)
+    apply(1)
+    assert before == CALLS
+    apply(2)
+    assert [*before, *THROUGH] == CALLS
+
+
+def test_the_batch_is_judged_as_a_whole(emulator, apply):
+    """A part fails its own task by its own rows; the handler is told of the batch by all of them."""
+    emulator.state.faults.rows.append(RowFault(kind="errored", rows=[0, 1], batches=1))
+    with pytest.raises(PartialBatchError, match="part 0 of batch"):
+        apply(0, max_failed_fraction=0.3)
+    apply(1, max_failed_fraction=0.3)
+    apply(2, max_failed_fraction=0.3)
+    assert [*range(7), ("completion", 5, True), "success"] == CALLS
+
+
+def test_a_destination_and_a_handler_by_parts(apply, tmp_path):
+    """The file is written with each execution, the handler is called once."""
+    for part in (0, 1, 2, 0):
+        apply(part, destination=Parquet(f"{tmp_path}/out/rows.parquet"))
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert [*range(7), *THROUGH] == CALLS
