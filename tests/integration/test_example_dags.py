@@ -6,8 +6,9 @@ import dataclasses
 import importlib.util
 import json
 import sys
-from datetime import timedelta
+from datetime import date, timedelta
 
+import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
@@ -76,16 +77,19 @@ def test_one_task(run_dag):
     ]
 
 
-def test_prompt_template(run_dag):
-    """Each row of a file makes a prompt of its columns."""
-    run, _ = run_dag("prompt_template")
+def test_parquet(run_dag, tmp_path):
+    """Each row of a file makes a prompt of its columns; the columns that are picked are in another file, with types."""
+    run, _ = run_dag("parquet", {"folder": f"file://{tmp_path}"})
     assert run.state == "success"
-    found = read_rows(output_of(run, "advertise")["result_uri"])
-    assert [(row["custom_id"], row["name"], row["status"]) for row in found] == [
-        ("A-1", "Desk lamp", "completed"),
-        ("A-2", "Kettle", "completed"),
-        ("A-3", "Notebook", "completed"),
-    ]
+    manifest = output_of(run, "advertise")
+    assert manifest["destination_uri"] == f"file://{tmp_path}/{run.run_id}.parquet"
+    table = pq.read_table(tmp_path / f"{run.run_id}.parquet")
+    assert [str(kind) for kind in table.schema.types] == ["string", "date32[day]", "string", "list<element: string>"]
+    found = table.to_pylist()
+    assert [(row["sku"], row["listed"]) for row in found] == [
+        ("A-1", date(2026, 1, 5)), ("A-2", date(2026, 2, 1)), ("A-3", None),
+    ]  # fmt: skip
+    assert all(row["headline"] and row["keywords"] is not None for row in found)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
