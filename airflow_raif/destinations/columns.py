@@ -15,13 +15,13 @@ from airflow_raif.domain.errors import InvalidBatchError
 class SeenColumns:
     """What rows have, and the shapes of their values.
 
-    :param paths: column -> path of what to look at; ``None``: all there is.
+    :param paths: column -> path of what to look at; ``None``: all there is but for the columns that are known.
     :param known: columns whose types are known by other means.
     """
 
     def __init__(self, paths: Mapping[str, str] | None, known: Container[str]) -> None:
         self.count = 0
-        #: Of the columns that some row had, in this order; of those that are known nothing was looked at.
+        #: Of the columns that some row had, in this order; a known one is null.
         self.shapes: dict[str, Shape] = {}
         self._paths = paths
         self._known = known
@@ -32,20 +32,29 @@ class SeenColumns:
         :raises InvalidBatchError: it has a value that is of no type with those before it.
         """
         self.count += 1
-        for name, path in (self._paths or dict.fromkeys(row)).items():
-            if not holds(row, path or name):
-                continue
-            before = self.shapes.setdefault(name, shapes.NULL)
-            if name in self._known:
-                continue
-            value = row[name] if path is None else value_at(row, path)
-            try:
-                self.shapes[name] = shapes.merged(before, shapes.shape_of_value(value))
-            except MixedShapeError as error:
-                raise InvalidBatchError(
-                    f"row {row['custom_id']!r} has {value!r:.100} in column {name!r}: {error}; say what it is to be in"
-                    f" the Parquet file, such as types={{{name!r}: 'string'}}"
-                ) from error
+        if self._paths is None:
+            known = self._known
+            for name, value in row.items():
+                if name not in known:
+                    self._take(name, value, row)
+            return
+        for name, path in self._paths.items():
+            if holds(row, path):
+                self._take(name, None if name in self._known else value_at(row, path), row)
+
+    def _take(self, name: str, value: Any, row: Row) -> None:
+        before = self.shapes.setdefault(name, shapes.NULL)
+        if value is None:
+            return
+        try:
+            shape = shapes.shape_of_value(value)
+            if shape is not before:
+                self.shapes[name] = shapes.merged(before, shape)
+        except MixedShapeError as error:
+            raise InvalidBatchError(
+                f"row {row['custom_id']!r} has {value!r:.100} in column {name!r}: {error}; say what it is to be in the"
+                f" Parquet file, such as types={{{name!r}: 'string'}}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,10 @@ class Column:
 
         :raises InvalidBatchError: one of them is not of the column's type.
         """
-        values = [value_at(row, self.path) if holds(row, self.path) else None for row in rows]
+        if "." in self.path:
+            values = [value_at(row, self.path) if holds(row, self.path) else None for row in rows]
+        else:
+            values = [row.get(self.path) for row in rows]
         try:
             return self._converted(arrow, values)
         except (TypeError, ValueError, OverflowError, arrow.ArrowException) as error:

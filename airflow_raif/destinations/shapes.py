@@ -11,6 +11,7 @@ import msgspec
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _MAX_INTEGER = 1 << 63
+_AS_IT_IS = {"boolean": bool, "integer": int, "number": float, "string": str}
 _OF_PYTHON = {bool: "boolean", int: "integer", float: "number", Decimal: "number", str: "string"}
 
 
@@ -40,8 +41,8 @@ class Shape:
 
         :raises TypeError: it has another shape.
         """
-        if value is None or self.kind == "null":
-            return None
+        if value is None or type(value) is _AS_IT_IS.get(self.kind):
+            return value
         if self.kind == "json":
             return _encode(value).decode()
         if self.item is not None and isinstance(value, list):
@@ -52,8 +53,6 @@ class Shape:
 
     def _fit_scalar(self, value: Any) -> Any:
         kind = _OF_PYTHON.get(type(value))
-        if kind == self.kind:
-            return float(value) if kind == "number" else value
         if kind in ("integer", "number") and self.kind == "number":
             return float(value)
         if kind in ("integer", "number") and self.kind == "money":
@@ -83,6 +82,8 @@ NULL, BOOLEAN, INTEGER, NUMBER, MONEY, STRING, JSON = map(
     Shape, ("null", "boolean", "integer", "number", "money", "string", "json")
 )
 
+_SCALARS = {shape.kind: shape for shape in (BOOLEAN, INTEGER, NUMBER, STRING, JSON)}
+
 
 def shape_of_value(value: Any) -> Shape:
     """Return the shape that a value of a result file has by itself; an object is JSON text.
@@ -96,10 +97,9 @@ def shape_of_value(value: Any) -> Shape:
         for each in value:
             item = merged(item, shape_of_value(each))
         return Shape("array", item)
-    kind = _OF_PYTHON.get(type(value), "json")
-    if kind == "integer" and not -_MAX_INTEGER <= value < _MAX_INTEGER:
+    if type(value) is int and not -_MAX_INTEGER <= value < _MAX_INTEGER:
         raise MixedShapeError("it has more than 64 bits")
-    return Shape(kind)
+    return _SCALARS[_OF_PYTHON.get(type(value), "json")]
 
 
 def merged(one: Shape, other: Shape) -> Shape:
@@ -107,7 +107,7 @@ def merged(one: Shape, other: Shape) -> Shape:
 
     :raises MixedShapeError: there is none.
     """
-    if one == other or other == NULL:
+    if one is other or one == other or other == NULL:
         return one
     if one == NULL:
         return other
