@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,23 @@ from airflow_raif.destinations import shapes
 from airflow_raif.destinations.paths import Row, holds, value_at
 from airflow_raif.destinations.shapes import MixedShapeError, Shape
 from airflow_raif.domain.errors import InvalidBatchError
+
+_WITH_ARGUMENTS = re.compile(
+    r"timestamp\[(?P<unit>\w+), tz=(?P<zone>[^\]]+)\]|decimal128\((?P<digits>\d+), (?P<places>\d+)\)"
+)
+
+
+def type_named(arrow: Any, name: str) -> Any:
+    """Return the type of Arrow's that is shown by a name, such as ``date32`` or ``timestamp[us, tz=UTC]``.
+
+    :raises ValueError: there is none.
+    """
+    found = _WITH_ARGUMENTS.fullmatch(name)
+    if found is None:
+        return arrow.type_for_alias(name)
+    if found["unit"]:
+        return arrow.timestamp(found["unit"], found["zone"])
+    return arrow.decimal128(int(found["digits"]), int(found["places"]))
 
 
 class SeenColumns:

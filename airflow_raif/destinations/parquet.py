@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_raif.destinations import shapes
-from airflow_raif.destinations.columns import Column, SeenColumns
+from airflow_raif.destinations.columns import Column, SeenColumns, type_named
 from airflow_raif.destinations.paths import Row, check_paths
 from airflow_raif.destinations.shapes import Shape
 from airflow_raif.domain.errors import ConfigurationError, InvalidBatchError
@@ -29,7 +29,7 @@ CHUNK_ROWS = 256
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 32 << 20
 ENDING = ".parquet"
-#: A type by its name in Arrow (``date32``, ``timestamp[us]``, ``string``), ``json`` for JSON text, or Arrow's own.
+#: A type by its name in Arrow, ``json`` for JSON text, or Arrow's own.
 ColumnType = Any
 
 _OBJECT = "object"
@@ -68,7 +68,7 @@ class Parquet:
     :param columns: where each column's value is in a result row: ``output``, ``output.mood``, ``cost.batch``,
         ``custom_id``, or a column of the row's own; default: all there is.
     :param types: types of columns, where they are not to be as said above: a name of Arrow's, such as ``date32``,
-        ``timestamp[us]`` or ``string``; ``json`` for JSON text; or a type of Arrow's own.
+        ``timestamp[us, tz=UTC]``, ``decimal128(8, 2)`` or ``string``; ``json`` for JSON text; or a type of Arrow's own.
     :param failed: write rows that failed, too.
     """
 
@@ -173,11 +173,11 @@ class Parquet:
         if not isinstance(kind, str) or kind == "json":
             return kind
         try:
-            return arrow.type_for_alias(kind)
+            return type_named(arrow, kind)
         except ValueError as error:
             raise ConfigurationError(
-                f"Arrow has no type named {kind!r}, which is given for column {name!r}; give a name such as 'date32' or"
-                " 'string', 'json', or a type such as pyarrow.decimal128(8, 2)"
+                f"Arrow has no type named {kind!r}, which is given for column {name!r}; give a name such as 'date32',"
+                " 'timestamp[us, tz=UTC]', 'decimal128(8, 2)' or 'string', 'json', or a type of pyarrow's"
             ) from error
 
 

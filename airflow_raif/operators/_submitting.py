@@ -38,7 +38,8 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
     """Arguments that describe requests, and starting a batch of them."""
 
     template_fields: Sequence[str] = (
-        "conn_id", "model", "endpoint", "batch_metadata", "sql", "sql_conn_id", "sql_parameters", "max_cost",
+        "conn_id", "model", "endpoint", "batch_metadata", "address", "sql", "sql_conn_id", "sql_parameters",
+        "max_cost",
         "estimate_only",
     )  # fmt: skip
     template_ext: Sequence[str] = (".sql",)
@@ -90,6 +91,8 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         self.conn_id = conn_id
         self.model = model
         self.requests = requests
+        # Of all that requests may be, only an address that stands in the DAG is a template.
+        self.address = requests if isinstance(requests, str) else None
         self.sql = sql
         self.sql_conn_id = sql_conn_id
         self.sql_parameters = sql_parameters
@@ -258,9 +261,7 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
 
     def _open_source(self, context: Context) -> Callable[[], Iterable[Any]]:
         if self.requests is not None:
-            # Of all that requests may be, only an address that stands in the DAG is a template.
-            is_address = isinstance(self.requests, str)
-            return open_requests(self.render_template(self.requests, context) if is_address else self.requests, context)
+            return open_requests(self.requests if self.address is None else self.address, context)
         from airflow_raif.sources.sql import sql_rows
 
         return lambda: sql_rows(self.sql or "", self.sql_conn_id or "", self.sql_parameters)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pyarrow.parquet as pq
 from sqlalchemy import select
 
 from airflow_raif.emulator.settings import Progress
 from airflow_raif.hooks.store import find_store
+from tests.integration.test_example_dags import load
 
 DAGS = """
 from airflow.sdk import DAG, Asset, PartitionedAssetTimetable
@@ -23,13 +22,6 @@ with DAG("partitions", schedule=PartitionedAssetTimetable(assets=REVIEWS), is_pa
         destination=Parquet("file://{home}/moods/{{{{ dag_run.partition_key }}}}.parquet"),
     )
 """
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def sync(folder, session):
@@ -89,7 +81,7 @@ def test_one_batch_per_partition(migrated, emulator_of, connections, monkeypatch
             return run
 
         monkeypatch.setattr("airflow.models.dagrun.get_or_create_dagrun", the_schedulers)
-        assert load(folder / "partitions.py").dag.test().state == "success"
+        assert load(folder, "partitions").dag.test().state == "success"
 
     with create_session() as session:
         told = {event.partition_key: event.extra for event in events_of("moods", session)}

@@ -32,10 +32,11 @@ def infer(emulator, providers, context):
     context["outlet_events"] = OutletEventAccessors()
 
     def run(**arguments):
-        arguments = {"requests": ROWS, **arguments}
-        return BatchInferenceOperator(task_id="t", **OPENAI, deferrable=False, poll_interval=0.01, **arguments).execute(
-            context
+        operator = BatchInferenceOperator(
+            task_id="t", **OPENAI, deferrable=False, poll_interval=0.01, **{"requests": ROWS, **arguments}
         )
+        operator.render_template_fields(context)
+        return operator.execute(context)
 
     return run
 

@@ -55,9 +55,11 @@ def infer(emulator, providers, context):
     providers(emulator)
 
     def run(**arguments):
-        return BatchInferenceOperator(
+        operator = BatchInferenceOperator(
             task_id="t", deferrable=False, poll_interval=0.01, **{**OPENAI, "requests": ROWS, **arguments}
-        ).execute(context)
+        )
+        operator.render_template_fields(context)
+        return operator.execute(context)
 
     return run
 
@@ -302,7 +304,7 @@ def test_columns_that_are_picked(infer, tmp_path):
                 "id": "custom_id", "day": "day", "price": "price", "at": "at", "mood": "output.mood", "city":
                 "output.place.city", "review": "output", "tokens": "usage.output_tokens", "cost": "cost.batch",
             },
-            types={"day": "date32", "price": pa.decimal128(8, 2), "at": pa.timestamp("us", "UTC"), "review": "json"},
+            types={"day": "date32", "price": "decimal128(8, 2)", "at": "timestamp[us, tz=UTC]", "review": "json"},
         ),
     )  # fmt: skip
     table = pq.read_table(tmp_path / "out.parquet")
@@ -476,13 +478,15 @@ def test_each_part_has_a_file_of_its_own(emulator, providers, context, connectio
 @pytest.mark.parametrize(
     ("destination", "message"),
     [
+        (Parquet("/out.parquet", types={"n": "timestamp[day, tz=UTC]"}), "Arrow has no type named 'timestamp"),
+        (Parquet("/out.parquet", types={"n": "decimal128(80, 2)"}), "Arrow has no type named 'decimal128"),
         (Parquet("/out.parquet", types={"n": "integer"}), "Arrow has no type named 'integer', .* column 'n'; give a"),
         (
             Parquet("/out.parquet", columns={"m": "output.mod"}),
             "column 'm' is to hold 'output.mod', but the output has",
         ),
         (Parquet("/out.parquet", columns={"c": "cost.total"}), "'cost.total', but the cost has batch, standard"),
-        (Parquet("{{ params }}"), "give the address of a file that ends with .parquet, not '{{ params }}'"),
+        (Parquet("/{{ 'out' }}"), "give the address of a file that ends with .parquet, not '/out'"),
         (Parquet("nowhere://lake/out.parquet"), "'nowhere://lake' cannot be opened: .*nowhere"),
     ],
 )
