@@ -11,7 +11,7 @@ from airflow_raif.operators.batch import ApplyBatchResultsOperator, SubmitBatchO
 from airflow_raif.sensors.batch import WaitForBatchSensor
 
 _OF_WAIT = ("poll_interval", "timeout", "cancel_on_timeout")
-_OF_APPLY = ("output_path", "destination", "handler", "max_failed_fraction")
+_OF_APPLY = ("output_path", "destination", "handler", "max_failed_fraction", "outlets")
 
 
 def batch_group(

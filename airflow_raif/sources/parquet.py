@@ -12,8 +12,9 @@ from airflow_raif.hooks.arrow import load_parquet
 
 #: Rows that are here at one time.
 BUFFERED_ROWS = 256
-#: Bytes of a column that are read at one time, however large its row groups are.
-BUFFER_BYTES = 1 << 20
+#: Bytes that are read at one time of all columns, and of each at least and at most, however large row groups are.
+BUFFER_BYTES = 16 << 20
+MIN_COLUMN_BYTES, MAX_COLUMN_BYTES = 1 << 16, 1 << 20
 
 
 def parquet_rows(address: str) -> Iterator[dict[str, Any]]:
@@ -32,7 +33,9 @@ def parquet_rows(address: str) -> Iterator[dict[str, Any]]:
     # What reads ahead for one column would read anew for each of the others.
     with path.fs.open(path.path, "rb", cache_type="none") as file:
         try:
-            opened = parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
+            metadata = parquet.read_metadata(file)
+            size = min(max(BUFFER_BYTES // max(metadata.num_columns, 1), MIN_COLUMN_BYTES), MAX_COLUMN_BYTES)
+            opened = parquet.ParquetFile(file, metadata=metadata, buffer_size=size, pre_buffer=False)
             schema = opened.schema_arrow
             _check_names(schema.names, address)
             schema = arrow.schema([field.with_type(_as_python_has_it(arrow, field.type)) for field in schema])

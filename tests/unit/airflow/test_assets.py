@@ -18,10 +18,12 @@ from airflow_raif.domain.errors import PartialBatchError
 from airflow_raif.emulator.faults import RowFault
 from airflow_raif.hooks.batch import BatchHook
 from airflow_raif.operators.batch import ApplyBatchResultsOperator, BatchInferenceOperator, SubmitBatchOperator
+from airflow_raif.operators.groups import batch_group
 from tests.support import read_rows
 
 OPENAI = {"conn_id": "openai_default", "model": "gpt-5-nano"}
 ROWS = [{"custom_id": f"row {n}", "prompt": f"prompt {n}", "n": n} for n in range(5)]
+REVIEWS = Asset("reviews", uri="s3://lake/reviews.jsonl")
 MOODS, OTHERS = Asset("moods", uri="s3://lake/moods"), Asset("others", uri="s3://lake/others")
 
 
@@ -98,6 +100,14 @@ def test_the_event_of_a_part(infer, context, emulator):
     ApplyBatchResultsOperator(task_id="a", batch=batch, part=0, outlets=[MOODS]).execute(context)
     extra = context["outlet_events"][MOODS].extra
     assert (extra["part"], extra["first_row"], extra["counts"]["completed"]) == (0, 0, 5)
+
+
+def test_the_outlets_of_a_group():
+    """Are those of its last step, which knows how the batch ended."""
+    with DAG("d") as dag:
+        batch_group("g", **OPENAI, requests=REVIEWS, outlets=[MOODS])
+    outlets = {task.task_id: (task.inlets, task.outlets) for task in dag.tasks}
+    assert outlets == {"g.submit": ([REVIEWS], []), "g.wait": ([], []), "g.apply": ([], [MOODS])}
 
 
 def test_rows_of_an_asset(infer, context, tmp_path):
