@@ -6,8 +6,10 @@ import datetime
 import json
 import uuid
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
+from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_raif.domain.request import EntryRequest
@@ -166,3 +168,36 @@ def test_a_csv_file_that_is_none(emulator, providers, context, tmp_path, content
     path = tmp_path / "rows.csv"
     path.write_bytes(content)
     refused(providers, emulator, context, message, requests=str(path), prompt_template="{{ text }}")
+
+
+def test_an_address_is_a_template_where_it_stands_in_the_dag(context):
+    """What a task hands on may be anybody's text, and Airflow's variables and connections are in reach of templates."""
+    address = "s3://lake/{{ ds }}.jsonl"
+    with DAG("d") as dag:
+        handed_on = task(task_id="upstream")(lambda: [address])()
+        stands = [
+            SubmitBatchOperator(task_id="whole", **OPENAI, requests=address),
+            SubmitBatchOperator.partial(task_id="partial", requests=address, model="m").expand(conn_id=["a"]),
+            SubmitBatchOperator.partial(task_id="literal", **OPENAI).expand(requests=[address]),
+        ]
+        comes = SubmitBatchOperator.partial(task_id="comes", **OPENAI).expand(requests=handed_on)
+    ti = context["ti"]
+    ti.map_index, ti.is_mapped, ti.xcom_pull = 0, True, lambda **_: [address]
+    ti.get_relevant_upstream_map_indexes = lambda **_: None
+    context |= {"dag": dag, "dag_run": SimpleNamespace(conf={}), "ds": "2026-01-05", "expanded_ti_count": 1}
+    found = {}
+    for operator in (*stands, comes):
+        ti.task = operator
+        operator.render_template_fields(context)
+        found[operator.task_id] = ti.task.address
+    rendered = "s3://lake/2026-01-05.jsonl"
+    assert found == {"whole": rendered, "partial": rendered, "literal": rendered, "comes": address}
+
+
+def test_prompts_are_no_templates(context):
+    """However they are given."""
+    for requests in (["{{ ds }}"], [{"prompt": "{{ ds }}"}], lambda: ["{{ ds }}"]):
+        operator = SubmitBatchOperator(task_id="t", **OPENAI, requests=requests)
+        operator.render_template_fields({"ds": "2026-01-05"})
+        assert (operator.address, operator.requests) == (None, requests)
+    assert requests() == ["{{ ds }}"]
