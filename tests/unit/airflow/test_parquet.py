@@ -291,7 +291,7 @@ def test_the_columns_of_each_night_are_the_same(emulator, infer, context, tmp_pa
 def test_columns_that_are_picked(infer, tmp_path):
     """With names and types of the user's own; dates and decimals, which JSON does not have."""
     rows = [
-        {"custom_id": str(n), "prompt": "p", "day": datetime.date(2026, 1, 1 + n), "price": Decimal(f"{n}.50"),
+        {"custom_id": str(n), "prompt": f"p {n}", "day": datetime.date(2026, 1, 1 + n), "price": Decimal(f"{n}.50"),
          "at": NOON if n else None}
         for n in range(3)
     ]  # fmt: skip
