@@ -27,6 +27,7 @@ from airflow_raif.domain.usage import Cost
 from airflow_raif.domain.wire_id import index_of, wire_prefix
 from airflow_raif.services.download import download_results, is_unreadable
 from airflow_raif.services.output import InvalidOutputError, make_parser
+from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.retain import is_gone
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.spool.files import results_file
@@ -84,6 +85,15 @@ def fetch_ended_parts(runtime: Runtime, batch_id: str, numbers: Collection[int] 
     if refused is not None:
         raise refused
     return batch
+
+
+def fetch_now(runtime: Runtime, batch_id: str) -> Batch:
+    """Ask the provider about a batch, and fetch the results of every part that has ended, whatever the others do.
+
+    :raises ProviderError: the provider cannot be asked; a later call goes on.
+    """
+    fetch_batch_status(runtime, batch_id)
+    return fetch_ended_parts(runtime, batch_id)
 
 
 def _downloads(

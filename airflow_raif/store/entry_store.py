@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, EntryOutcome
+from airflow_raif.domain.rounds import Wanted
 from airflow_raif.domain.usage import Cost, Usage
 from airflow_raif.store import entries, spooling
 from airflow_raif.store.database import Database
-from airflow_raif.store.records import EntryCounts, EntryRow, PartRows, Repeat, money_of
+from airflow_raif.store.records import EntryCounts, EntryRow, EntryTally, PartRows, Repeat, money_of
 
 
 class EntryStore(Database):
@@ -47,16 +48,13 @@ class EntryStore(Database):
             return entries.fail_pending(connection, batch.id, part_number, reason, message, is_repeatable=is_repeatable)
 
     def iter_repeatable(
-        self, batch: Batch, reasons: Sequence[str], rows: PartRows | None = None, *, size: int = 2000
+        self, batch: Batch, wanted: Wanted, rows: PartRows | None = None, *, size: int = 2000
     ) -> Iterator[Repeat]:
-        """Yield the failed entries worth repeating, in input order.
-
-        :param reasons: failure reasons that are repeated besides those that passed by themselves.
-        """
+        """Yield the failed entries that are to go out again, in input order."""
         start = 0
         while True:
             with self._transaction() as connection:
-                page = entries.repeatable(connection, batch.id, reasons, start, size, rows)
+                page = entries.repeatable(connection, batch.id, wanted, start, size, rows)
             yield from page
             if len(page) < size:
                 return
@@ -66,6 +64,11 @@ class EntryStore(Database):
         """Count the entries of a batch, or of some rows of it, by status and reason."""
         with self._transaction() as connection:
             return entries.count(connection, batch.id, rows)
+
+    def tally_entries(self, batch: Batch) -> list[EntryTally]:
+        """Add the entries of a batch up by part, status and reason."""
+        with self._transaction() as connection:
+            return entries.tally(connection, batch.id)
 
     def sum_entries(self, batch: Batch, rows: PartRows) -> tuple[Usage, Cost]:
         """Sum usage and cost of the results that rows have."""
