@@ -30,7 +30,8 @@ class BatchHandler:
 
     After all results are through, ``on_batch_completion`` is called, then one of ``on_batch_success`` and
     ``on_batch_failure``; if they return, none of it is called for the batch again. A worker that dies is made good by
-    the next attempt, which calls again what was going on: of the results those of one chunk at most.
+    the next attempt, which calls again what was going on: of the results those of one chunk at most. Failed rows that a
+    person has sent again are brought anew, they alone, and then the batch.
     """
 
     def on_entry(self, row: Row) -> None:
@@ -83,27 +84,44 @@ class _Progress(msgspec.Struct):
 
     next: int = 0
     failed: set[int] = set()
+    #: How many parts the batch had; if it has more, rows of it were sent again since.
+    part_count: int = 0
+    #: Only rows are brought that are in a part from this number on; before it is what was brought earlier.
+    first_part: int = 0
 
 
 def handle_results(
-    handler: BatchHandler, rows: Iterator[Row], manifest: Mapping[str, Any], folder: Folder, *, is_success: bool
+    handler: BatchHandler,
+    rows: Iterator[Row],
+    manifest: Mapping[str, Any],
+    folder: Folder,
+    indexes_from: Callable[[int], Iterator[int]],
+    *,
+    is_success: bool,
 ) -> None:
     """Bring a handler every result that it did not take before, then tell it of the batch.
 
     :param folder: keeps how far it came.
+    :param indexes_from: yields the indexes of the rows that are in a part from this number on, in their order.
     :raises HandlerError: it raised for some of the results; they alone come again.
     """
-    progress = _read(folder)
+    progress = _read(folder, manifest)
+    is_new = _among(indexes_from(progress.first_part)) if progress.first_part else lambda _: True
     numbered, first = enumerate(rows), None
     while chunk := list(islice(numbered, CHUNK_ROWS)):
-        wanted = [(index, row) for index, row in chunk if index >= progress.next or index in progress.failed]
+        wanted = [
+            (index, row)
+            for index, row in chunk
+            if (index >= progress.next and is_new(index)) or index in progress.failed
+        ]
         for index, error in _bring(handler, wanted):
             if error is None:
                 progress.failed.discard(index)
                 continue
             progress.failed.add(index)
             first = first or f"{dict(wanted)[index]['custom_id']!r}: {type(error).__name__}: {error}"
-        if wanted:
+        is_last = chunk[-1][0] + 1 == manifest["request_count"]
+        if wanted or is_last:
             progress.next = max(progress.next, chunk[-1][0] + 1)
             with folder.write(PROGRESS_FILE) as file:
                 file.write(msgspec.json.encode(progress))
@@ -137,7 +155,27 @@ def _raised(take: Callable[[Any], object], given: Any) -> Exception | None:
     return None
 
 
-def _read(folder: Folder) -> _Progress:
-    if not folder.exists(PROGRESS_FILE):
-        return _Progress()
-    return msgspec.json.decode(b"".join(folder.blocks(PROGRESS_FILE)()), type=_Progress)
+def _among(indexes: Iterator[int]) -> Callable[[int], bool]:
+    """Return what tells whether an index is one of these; both come in their order."""
+    current = next(indexes, None)
+
+    def is_among(index: int) -> bool:
+        nonlocal current
+        while current is not None and current < index:
+            current = next(indexes, None)
+        return current == index
+
+    return is_among
+
+
+def _read(folder: Folder, manifest: Mapping[str, Any]) -> _Progress:
+    progress, part_count = _Progress(), len(manifest["parts"])
+    if folder.exists(PROGRESS_FILE):
+        progress = msgspec.json.decode(b"".join(folder.blocks(PROGRESS_FILE)()), type=_Progress)
+    if 0 < progress.part_count < part_count:
+        # Of rows that were not all brought before, all are brought again: what was brought of them is not known.
+        is_through = progress.next >= manifest["request_count"]
+        first_part = progress.part_count if is_through else progress.first_part
+        progress = _Progress(failed=progress.failed, first_part=first_part)
+    progress.part_count = part_count
+    return progress

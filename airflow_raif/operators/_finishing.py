@@ -49,6 +49,7 @@ def _handle(
     from airflow_raif.domain.errors import BatchOutcomeError
     from airflow_raif.services.manifest import manifest_of
     from airflow_raif.services.outcome import check_outcome
+    from airflow_raif.store import PartRows
 
     batch = runtime.store.get_batch(batch_id)
     if batch.applied_at is not None:
@@ -60,4 +61,11 @@ def _handle(
     except BatchOutcomeError:
         is_success = False
     folder = runtime.folder(batch_id)
-    handle_results(load_handler(given), rows, manifest_of(runtime, batch), folder, is_success=is_success)
+
+    def indexes_from(first_part: int) -> Iterator[int]:
+        numbers = tuple(part.number for part in batch.parts if part.number >= first_part)
+        for page in runtime.store.iter_entries(batch, PartRows(0, batch.request_count, numbers)):
+            yield from (entry.index for entry in page)
+
+    manifest = manifest_of(runtime, batch)
+    handle_results(load_handler(given), rows, manifest, folder, indexes_from, is_success=is_success)
