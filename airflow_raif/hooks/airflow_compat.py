@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from airflow.configuration import AIRFLOW_HOME
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 
 from airflow_raif.domain.batch import Claim
+from airflow_raif.domain.errors import TaskMissingError
 
 __all__ = [
     "AIRFLOW_HOME",
     "AirflowNotFoundException",
+    "ClearedTasks",
     "aask_database",
     "ask_database",
+    "clear_task",
     "ended_state",
     "task_is_over",
     "task_state",
@@ -129,3 +133,56 @@ def _supervisor() -> Any:
     from airflow.sdk.execution_time import task_runner
 
     return getattr(task_runner, "SUPERVISOR_COMMS", None)
+
+
+@dataclass(frozen=True)
+class ClearedTasks:
+    """Tasks of one run that were cleared, or would be."""
+
+    #: In the order of their names; a mapped one with its index.
+    names: list[str]
+    #: Those among them that are not over: they run, wait, or are about to.
+    unfinished: list[str]
+    #: Nothing runs before its Dag is unpaused.
+    is_paused: bool
+
+
+def clear_task(claim: Claim, *, dry_run: bool = False) -> ClearedTasks:
+    """Have a task instance, and all that is downstream of it in its run, run again, as Airflow's own clear does.
+
+    Only in a process that sees Airflow's database: the API server, a command. Who may do it is to be asked before.
+
+    :param dry_run: only tell what would be cleared.
+    :raises TaskMissingError: Airflow does not know the Dag, the run or the task any more.
+    """
+    from airflow.models.dag import DagModel
+    from airflow.models.dagbag import DBDagBag
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import clear_task_instances, find_relevant_relatives
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        run = session.scalar(select(DagRun).where(DagRun.dag_id == claim.dag_id, DagRun.run_id == claim.run_id))
+        dag = DBDagBag(load_op_links=False).get_dag_for_run(run, session=session) if run is not None else None
+        found: list[Any] = []
+        if dag is not None and dag.has_task(claim.task_id):
+            plain = [claim.task_id] if claim.map_index < 0 else []
+            mapped = [] if plain else [(claim.task_id, claim.map_index)]
+            after = find_relevant_relatives(
+                plain, mapped, dag=dag, run_id=claim.run_id, direction="downstream", session=session
+            )
+            tasks = [*plain, *mapped, *after]
+            found = list(dag.clear(dry_run=True, task_ids=tasks, run_id=claim.run_id, session=session))
+        if not any((ti.task_id, ti.map_index) == (claim.task_id, claim.map_index) for ti in found):
+            raise TaskMissingError(claim.dag_id, claim.run_id, claim.task_id)
+        unfinished = [_name_of(ti) for ti in found if ti.state is not None and str(ti.state) not in _FINISHED]
+        is_paused = session.scalar(select(DagModel.is_paused).where(DagModel.dag_id == claim.dag_id))
+        cleared = ClearedTasks(sorted(map(_name_of, found)), sorted(unfinished), bool(is_paused))
+        if not dry_run:
+            clear_task_instances(found, session)
+    return cleared
+
+
+def _name_of(ti: Any) -> str:
+    return str(ti.task_id) if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
