@@ -16,7 +16,7 @@ _PASSING_CODES = frozenset((
 _PASSING_STATUSES = frozenset((408, 429))
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class Selection(msgspec.Struct, frozen=True):
     """Which failed entries go out again."""
 
     #: Those that failed for one of these reasons.
@@ -42,14 +42,14 @@ class RoundPolicy(msgspec.Struct, frozen=True):
     #: At most so many leftovers go through the synchronous API, at its price, instead of another round.
     synchronous_stragglers: int = 0
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> Selection:
         """Return what a round repeats by itself."""
         found = []
         if self.repeat_invalid_output:
             found.append(FailureReason.INVALID_OUTPUT.value)
         if self.truncated_max_tokens is not None:
             found.append(FailureReason.TRUNCATED.value)
-        return Wanted(found, passing=True, truncated_max_tokens=self.truncated_max_tokens)
+        return Selection(found, passing=True, truncated_max_tokens=self.truncated_max_tokens)
 
 
 def is_worth_repeating(reason: FailureReason | None, code: str | None = None, status: int | None = None) -> bool:

@@ -15,8 +15,11 @@ from airflow_raif.hooks.airflow_compat import ClearedTasks, clear_task
 from airflow_raif.hooks.runtime import open_batch_runtime
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from airflow_raif.domain.batch import Batch
     from airflow_raif.services.retry import RetryPlan
+    from airflow_raif.services.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ def cancel(batch_id: str) -> Done:
     """
     from airflow_raif.services.cancel import cancel_batch
 
-    with open_batch_runtime(batch_id) as (runtime, batch):
+    with _open(batch_id) as (runtime, batch):
         status = cancel_batch(runtime, batch_id)
         sentence = f"Batch {batch_id} is {status}."
         if not status.is_terminal:
@@ -57,7 +60,7 @@ def fetch(batch_id: str) -> Done:
     """
     from airflow_raif.services.fetch import fetch_now
 
-    with open_batch_runtime(batch_id) as (runtime, _):
+    with _open(batch_id) as (runtime, _):
         batch = fetch_now(runtime, batch_id)
     if batch.results_fetched_at is None:
         return Done(batch, f"{_state(batch)}; its results can be fetched when it has ended.", is_through=False)
@@ -71,7 +74,7 @@ def expire(batch_id: str) -> Done:
     """
     from airflow_raif.services.expire import expire_batch
 
-    with open_batch_runtime(batch_id) as (runtime, _):
+    with _open(batch_id) as (runtime, _):
         batch = expire_batch(runtime, batch_id, may_cancel=True)
     if not batch.status.is_terminal:
         how = "was told to stop" if batch.is_canceling or batch.is_cancel_requested else "was never submitted"
@@ -93,7 +96,7 @@ def resume(batch_id: str) -> Done:
     """
     from airflow_raif.services.take_up import take_up_batch
 
-    with open_batch_runtime(batch_id) as (runtime, _):
+    with _open(batch_id) as (runtime, _):
         taken = take_up_batch(runtime, batch_id)
     batch, done = taken.batch, " ".join([*taken.done, f"{_state(taken.batch)}."])
     if taken.doubt is not None:
@@ -119,7 +122,7 @@ def plan_retry(
     """
     from airflow_raif.services.retry import plan_retry
 
-    with open_batch_runtime(batch_id) as (runtime, batch):
+    with _open(batch_id) as (runtime, batch):
         plan = plan_retry(runtime, batch_id, reasons, truncated_max_tokens=truncated_max_tokens)
     return plan, None if batch.claim is None else clear_task(batch.claim, dry_run=True)
 
@@ -134,7 +137,7 @@ def retry(batch_id: str, reasons: Collection[str] | None = None, *, truncated_ma
     """
     from airflow_raif.services.retry import retry_failed
 
-    with open_batch_runtime(batch_id) as (runtime, batch):
+    with _open(batch_id) as (runtime, batch):
         if batch.claim is not None:
             clear_task(batch.claim, dry_run=True)
         batch = retry_failed(runtime, batch_id, reasons, truncated_max_tokens=truncated_max_tokens)
@@ -149,6 +152,11 @@ def retry(batch_id: str, reasons: Collection[str] | None = None, *, truncated_ma
         why = f"Its task could not be cleared ({type(error).__name__}); clear {batch.claim.task_id} to send them."
         return Done(batch, f"{sentence} {why}", is_through=False)
     return Done(batch, f"{sentence} {_cleared(tasks)}", tasks=tasks.names)
+
+
+def _open(batch_id: str) -> AbstractContextManager[tuple[Runtime, Batch]]:
+    """Open what work on a batch needs; whatever would be paid for is refused, since only workers send it."""
+    return open_batch_runtime(batch_id, is_ending=lambda: True)
 
 
 def _is_its_tasks(batch: Batch) -> bool:

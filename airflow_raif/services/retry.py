@@ -10,7 +10,7 @@ import msgspec
 
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import InvalidBatchError
-from airflow_raif.domain.rounds import Wanted
+from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.status import EntryStatus, FailureReason
 from airflow_raif.domain.usage import Cost, Usage
 from airflow_raif.services.rounds import repeat_entries
@@ -99,20 +99,20 @@ def retry_failed(
     return runtime.store.get_batch(batch_id)
 
 
-def _wanted(batch: Batch, reasons: Collection[str] | None, truncated_max_tokens: int | None) -> Wanted:
+def _wanted(batch: Batch, reasons: Collection[str] | None, truncated_max_tokens: int | None) -> Selection:
     limit = truncated_max_tokens or batch.round_policy.truncated_max_tokens
     if reasons is None:
         found = [reason.value for reason in FailureReason if reason is not FailureReason.TRUNCATED or limit is not None]
-        return Wanted(found, truncated_max_tokens=limit)
+        return Selection(found, truncated_max_tokens=limit)
     known = {reason.value for reason in FailureReason}
     if unknown := sorted(set(reasons) - known):
         raise InvalidBatchError(f"rows do not fail as {unknown[0]!r}; the reasons are {', '.join(sorted(known))}")
     if FailureReason.TRUNCATED in reasons and limit is None:
         raise InvalidBatchError("rows that were cut off would be cut off again; give a higher limit of output tokens")
-    return Wanted(sorted(set(reasons)), truncated_max_tokens=limit)
+    return Selection(sorted(set(reasons)), truncated_max_tokens=limit)
 
 
-def _check(batch: Batch, wanted: Wanted) -> None:
+def _check(batch: Batch, wanted: Selection) -> None:
     name = f"batch {batch.batch_id}"
     if not batch.status.is_terminal:
         raise InvalidBatchError(f"{name} is {batch.status}; its failed rows can be retried once it has ended")
@@ -135,7 +135,7 @@ def _check(batch: Batch, wanted: Wanted) -> None:
         )
 
 
-def _nothing_to_retry(batch: Batch, tallies: Iterable[EntryTally], wanted: Wanted) -> str:
+def _nothing_to_retry(batch: Batch, tallies: Iterable[EntryTally], wanted: Selection) -> str:
     failed: Counter[str] = Counter()
     for each in tallies:
         if each.status == EntryStatus.FAILED:

@@ -12,7 +12,7 @@ import msgspec
 
 from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.request import EntryRequest
-from airflow_raif.domain.rounds import Wanted
+from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.status import BatchStatus, FailureReason
 from airflow_raif.services.part_files import PartFiles, moved_entries
 from airflow_raif.services.runtime import Runtime
@@ -55,7 +55,7 @@ def open_round(runtime: Runtime, batch: Batch, share: Share | None = None) -> bo
 def repeat_entries(
     runtime: Runtime,
     batch: Batch,
-    wanted: Wanted,
+    wanted: Selection,
     share: Share | None = None,
     *,
     arrange: Callable[[list[NewPart]], list[NewPart]] = lambda new: new,
@@ -108,7 +108,7 @@ def _rounds(parts: Sequence[Part]) -> int:
 
 
 def _write(
-    runtime: Runtime, batch: Batch, wanted: Wanted, rows: PartRows | None, files: PartFiles, stack: ExitStack
+    runtime: Runtime, batch: Batch, wanted: Selection, rows: PartRows | None, files: PartFiles, stack: ExitStack
 ) -> None:
     sources: dict[int, IO[bytes]] = {}
     folder, adapter = runtime.folder(batch.batch_id), runtime.adapter
@@ -125,7 +125,7 @@ def _write(
             files.add(models[entry.part_number], line, _embedding_inputs(runtime, line))
 
 
-def _higher_limit(wanted: Wanted, entry: Repeat) -> int | None:
+def _higher_limit(wanted: Selection, entry: Repeat) -> int | None:
     return wanted.truncated_max_tokens if entry.reason == FailureReason.TRUNCATED else None
 
 

@@ -1,6 +1,7 @@
 """The metadata tables: schema, queries, migrations. Knows no provider and no Airflow."""
 
 from airflow_raif.store.browse import BatchFilter
+from airflow_raif.store.costs import CostFilter, CostGroup, CostRow
 from airflow_raif.store.records import (
     AttemptLostError,
     BatchMissingError,
@@ -22,6 +23,9 @@ __all__ = [
     "BatchFilter",
     "BatchMissingError",
     "ClaimTakenError",
+    "CostFilter",
+    "CostGroup",
+    "CostRow",
     "EntryCounts",
     "EntryRow",
     "EntryTally",

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import EntryOutcome
 from airflow_raif.domain.errors import DuplicateCustomIdError, InputChangedError, InvalidBatchError
-from airflow_raif.domain.rounds import Wanted
+from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.status import EntryStatus
 from airflow_raif.store import bulk
 from airflow_raif.store.records import (
@@ -241,7 +241,7 @@ def _sums(connection: Connection, table: Table, *where: ColumnElement[bool]) -> 
 
 
 def repeatable(
-    connection: Connection, batch_key: int, wanted: Wanted, start: int, size: int, rows: PartRows | None = None
+    connection: Connection, batch_key: int, wanted: Selection, start: int, size: int, rows: PartRows | None = None
 ) -> list[Repeat]:
     """Return the next entries that are to go out again in input order, from an index on."""
     columns = (entry.c.idx, entry.c.part_number, entry.c.request_offset, entry.c.request_length, entry.c.reason)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, EntryOutcome
-from airflow_raif.domain.rounds import Wanted
+from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.usage import Cost, Usage
 from airflow_raif.store import entries, spooling
 from airflow_raif.store.database import Database
@@ -48,7 +48,7 @@ class EntryStore(Database):
             return entries.fail_pending(connection, batch.id, part_number, reason, message, is_repeatable=is_repeatable)
 
     def iter_repeatable(
-        self, batch: Batch, wanted: Wanted, rows: PartRows | None = None, *, size: int = 2000
+        self, batch: Batch, wanted: Selection, rows: PartRows | None = None, *, size: int = 2000
     ) -> Iterator[Repeat]:
         """Yield the failed entries that are to go out again, in input order."""
         start = 0

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from airflow_raif.domain.batch import Batch, Claim, Part, PartState
 from airflow_raif.domain.queue import Quota, Refusal
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.store import batches, browse, entries, parts, queue, spooling, sweeps
+from airflow_raif.store import batches, browse, costs, entries, parts, queue, spooling, sweeps
 from airflow_raif.store.entry_store import EntryStore
 from airflow_raif.store.records import (
     ClaimTakenError,
@@ -140,6 +140,11 @@ class Store(EntryStore):
         """Return the batches that are wanted, newest first."""
         with self._transaction() as connection:
             return browse.newest(connection, wanted, limit)
+
+    def sum_costs(self, by: Sequence[costs.CostGroup], wanted: costs.CostFilter) -> list[costs.CostRow]:
+        """Add up what batches used and cost, by groups in their order; all in one row if there are none."""
+        with self._transaction() as connection:
+            return costs.costs(connection, by, wanted)
 
     def holder_of(self, provider_batch_id: str) -> tuple[str, int] | None:
         """Return batch id and number of the part that has an id at the provider."""
