@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -62,6 +64,19 @@ def ask(question: str) -> None:
     answer = sys.stdin.readline()
     if answer.strip().lower() not in ("y", "yes"):
         fail("Nothing was done." if answer else "Nothing was done: nobody answered; say --yes to be asked nothing.")
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """Show how far long work is, where a person looks at it; yields what is told of each piece that is done."""
+    console = Console(stderr=True)
+    if not console.is_terminal or total == 0:
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def _console() -> Console:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from airflow.configuration import AIRFLOW_HOME
@@ -21,9 +23,11 @@ __all__ = [
     "aask_database",
     "ask_database",
     "clear_task",
+    "connections_of_types",
     "ended_state",
     "task_is_over",
     "task_state",
+    "triggerer_heartbeat",
 ]
 
 log = logging.getLogger(__name__)
@@ -186,3 +190,38 @@ def clear_task(claim: Claim, *, dry_run: bool = False) -> ClearedTasks:
 
 def _name_of(ti: Any) -> str:
     return str(ti.task_id) if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
+
+
+def triggerer_heartbeat() -> tuple[datetime | None, bool]:
+    """Return when a triggerer was last heard of, and whether one is alive; asked of Airflow's database."""
+    from airflow.jobs.job import most_recent_job
+
+    job = most_recent_job("TriggererJob")
+    return (None, False) if job is None else (job.latest_heartbeat, bool(job.is_alive()))
+
+
+def connections_of_types(types: Collection[str]) -> list[str]:
+    """Return the connections of some types in Airflow's database and environment; secrets backends cannot be listed."""
+    from airflow.models import Connection
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        found = set(session.scalars(select(Connection.conn_id).where(Connection.conn_type.in_(list(types)))))
+    for name, value in os.environ.items():
+        conn_id = name.removeprefix("AIRFLOW_CONN_").lower()
+        if name.startswith("AIRFLOW_CONN_") and _type_of(value) in types:
+            found.add(conn_id)
+    return sorted(found)
+
+
+def _type_of(connection: str) -> str:
+    """Return the type of a connection that is written as an address or as JSON."""
+    try:
+        return (
+            str(json.loads(connection).get("conn_type", ""))
+            if connection.startswith("{")
+            else (connection.partition("://")[0].replace("-", "_"))
+        )
+    except ValueError:
+        return ""

@@ -6,8 +6,9 @@ Needs a process that sees Airflow's database. Who may do it, and whether it was 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from airflow_raif.domain.next_step import NextStep, next_step_of
@@ -15,13 +16,17 @@ from airflow_raif.hooks.airflow_compat import ClearedTasks, clear_task
 from airflow_raif.hooks.runtime import open_batch_runtime
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from airflow_raif.domain.batch import Batch
     from airflow_raif.services.retry import RetryPlan
     from airflow_raif.services.runtime import Runtime
 
 log = logging.getLogger(__name__)
+
+OnRows = Callable[[int], object]
+
+
+def nobody(_: int) -> None:
+    """Where nobody looks at the progress."""
 
 
 @dataclass(frozen=True)
@@ -53,28 +58,29 @@ def cancel(batch_id: str) -> Done:
         return Done(runtime.store.get_batch(batch_id), sentence)
 
 
-def fetch(batch_id: str) -> Done:
+def fetch(batch_id: str, *, on_rows: OnRows = nobody) -> Done:
     """Ask the provider for a batch's state, and fetch the results of what has ended.
 
+    :param on_rows: told of how many rows are done with.
     :raises RaifError: it could not be done; says why.
     """
     from airflow_raif.services.fetch import fetch_now
 
-    with _open(batch_id) as (runtime, _):
+    with _open(batch_id, on_rows) as (runtime, _):
         batch = fetch_now(runtime, batch_id)
     if batch.results_fetched_at is None:
         return Done(batch, f"{_state(batch)}; its results can be fetched when it has ended.", is_through=False)
     return Done(batch, f"{_state(batch)}.{_advice(batch)}")
 
 
-def expire(batch_id: str) -> Done:
+def expire(batch_id: str, *, on_rows: OnRows = nobody) -> Done:
     """Give a batch up: what of it runs is canceled, what it finished is fetched.
 
     :raises RaifError: it could not be done; says why.
     """
     from airflow_raif.services.expire import expire_batch
 
-    with _open(batch_id) as (runtime, _):
+    with _open(batch_id, on_rows) as (runtime, _):
         batch = expire_batch(runtime, batch_id, may_cancel=True)
     if not batch.status.is_terminal:
         how = "was told to stop" if batch.is_canceling or batch.is_cancel_requested else "was never submitted"
@@ -86,7 +92,7 @@ def expire(batch_id: str) -> Done:
     return Done(batch, f"{_state(batch)}.{_advice(batch)}")
 
 
-def resume(batch_id: str) -> Done:
+def resume(batch_id: str, *, on_rows: OnRows = nobody) -> Done:
     """Do what a batch that got stuck needs, and have its task do the rest, unless that is at it.
 
     Creates whose reply was lost are looked up, a cancel that was not heard is made again, what has ended is fetched.
@@ -96,7 +102,7 @@ def resume(batch_id: str) -> Done:
     """
     from airflow_raif.services.take_up import take_up_batch
 
-    with _open(batch_id) as (runtime, _):
+    with _open(batch_id, on_rows) as (runtime, _):
         taken = take_up_batch(runtime, batch_id)
     batch, done = taken.batch, " ".join([*taken.done, f"{_state(taken.batch)}."])
     if taken.doubt is not None:
@@ -127,7 +133,13 @@ def plan_retry(
     return plan, None if batch.claim is None else clear_task(batch.claim, dry_run=True)
 
 
-def retry(batch_id: str, reasons: Collection[str] | None = None, *, truncated_max_tokens: int | None = None) -> Done:
+def retry(
+    batch_id: str,
+    reasons: Collection[str] | None = None,
+    *,
+    truncated_max_tokens: int | None = None,
+    on_rows: OnRows = nobody,
+) -> Done:
     """Have failed rows of a batch go out again, by its task, which is cleared.
 
     See :func:`~airflow_raif.services.retry.retry_failed`.
@@ -137,12 +149,13 @@ def retry(batch_id: str, reasons: Collection[str] | None = None, *, truncated_ma
     """
     from airflow_raif.services.retry import retry_failed
 
-    with _open(batch_id) as (runtime, batch):
+    with _open(batch_id, on_rows) as (runtime, batch):
         if batch.claim is not None:
             clear_task(batch.claim, dry_run=True)
         batch = retry_failed(runtime, batch_id, reasons, truncated_max_tokens=truncated_max_tokens)
     count = sum(part.request_count for part in batch.parts if part.is_unsent)
-    sentence = f"{count} rows of batch {batch_id} go out again in round {batch.parts[-1].round}."
+    rows = "1 row" if count == 1 else f"{count} rows"
+    sentence = f"Round {batch.parts[-1].round} of batch {batch_id} has {rows}, which go out again."
     if batch.claim is None:
         return Done(batch, f"{sentence} No task made it: BatchHook.advance_batch sends them, in a task of your own.")
     try:
@@ -154,9 +167,11 @@ def retry(batch_id: str, reasons: Collection[str] | None = None, *, truncated_ma
     return Done(batch, f"{sentence} {_cleared(tasks)}", tasks=tasks.names)
 
 
-def _open(batch_id: str) -> AbstractContextManager[tuple[Runtime, Batch]]:
+@contextmanager
+def _open(batch_id: str, on_rows: OnRows = nobody) -> Iterator[tuple[Runtime, Batch]]:
     """Open what work on a batch needs; whatever would be paid for is refused, since only workers send it."""
-    return open_batch_runtime(batch_id, is_ending=lambda: True)
+    with open_batch_runtime(batch_id, is_ending=lambda: True) as (runtime, batch):
+        yield replace(runtime, on_rows=on_rows), batch
 
 
 def _is_its_tasks(batch: Batch) -> bool:

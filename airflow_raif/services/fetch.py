@@ -147,6 +147,7 @@ def _read_part(runtime: Runtime, batch: Batch, part: Part) -> None:
     missing = runtime.store.fail_without_result(batch, part.number, reason.value, message, is_repeatable=is_repeatable)
     runtime.store.mark_part_fetched(batch, part, runtime.clock())
     if missing:
+        runtime.on_rows(missing)
         log.warning("Part %s of batch %s: %s entries %s", part.number, batch.batch_id, missing, reason.value)
     for what, count in reader.oddities.items():
         log.warning("Part %s of batch %s: %s %s", part.number, batch.batch_id, count, what)
@@ -188,6 +189,7 @@ class _PartReader:
         if self._outcomes:
             # In the table's own order the database touches each of its pages once.
             self._outcomes.sort(key=_index_of_outcome)
+            self.runtime.on_rows(len(self._outcomes))
             changed = self.runtime.store.record_outcomes(self.batch, self._outcomes)
             if changed < len(self._outcomes):
                 self.oddities["results of entries that had one already, or are not in this part"] += (

@@ -123,6 +123,7 @@ def _write(
             line = adapter.with_max_tokens(line or b"", batch.endpoint, limit)
         if line is not None:
             files.add(models[entry.part_number], line, _embedding_inputs(runtime, line))
+        runtime.on_rows(1)
 
 
 def _higher_limit(wanted: Selection, entry: Repeat) -> int | None:

@@ -1,6 +1,7 @@
 """The metadata tables: schema, queries, migrations. Knows no provider and no Airflow."""
 
 from airflow_raif.store.browse import BatchFilter
+from airflow_raif.store.cleaning import OldBatches, OldCounts
 from airflow_raif.store.costs import CostFilter, CostGroup, CostRow
 from airflow_raif.store.records import (
     AttemptLostError,
@@ -31,6 +32,8 @@ __all__ = [
     "EntryTally",
     "NewBatch",
     "NewPart",
+    "OldBatches",
+    "OldCounts",
     "OpenCreate",
     "PartRows",
     "Repeat",
