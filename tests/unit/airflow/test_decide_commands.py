@@ -59,7 +59,7 @@ def test_retry_says_what_it_costs_and_asks(world, raif_store, command):
     batch = fetched(world)
     refused = command("retry", batch.batch_id, answer="n\n")
     assert (refused.code, refused.out) == (1, "")
-    assert "Have 1 failed rows (1 errored; about 0.0" in refused.err
+    assert "Have 1 failed row (1 errored; about 0.000" in refused.err
     assert raif_store.get_batch(batch.batch_id) == batch
     assert "say --yes to be asked nothing" in command("retry", batch.batch_id).err
     done = command("retry", batch.batch_id, answer="y\n")
