@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_raif.cli.batches import write_batch
 from airflow_raif.cli.command import acting_command
-from airflow_raif.cli.shown import ask, fail, progress, write_json, write_line
+from airflow_raif.cli.shown import ask, counted, fail, progress, write_json, write_line
 
 if TYPE_CHECKING:
     from airflow_raif.hooks.by_hand import Done
@@ -132,7 +132,7 @@ def _described(plan: RetryPlan) -> str:
         money = f"about {rounded(plan.cost.batch)} USD"
     else:
         money = f"about {rounded(plan.cost.batch)} USD, and what the answers cost, since there is none to go by"
-    return f"{plan.entry_count} failed row{'s' if plan.entry_count > 1 else ''} ({reasons}; {money})"
+    return f"{counted(plan.entry_count, 'failed row')} ({reasons}; {money})"
 
 
 def _write_plan(args: Any, plan: RetryPlan, tasks: list[str]) -> None:

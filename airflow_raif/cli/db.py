@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_raif.cli.command import acting_command, command
-from airflow_raif.cli.shown import fail, progress, write_json, write_line
+from airflow_raif.cli.shown import counted, fail, progress, write_json, write_line
 
 if TYPE_CHECKING:
     from airflow_raif.services.clean import CleanReport
@@ -72,14 +72,16 @@ def _tell_cleaned(args: Any, counts: OldCounts, report: CleanReport | None) -> N
             }
         )
     elif args.yes:
-        write_line(f"{deleted} batches of {requests} requests were deleted.")
+        write_line(f"Deleted: {counted(deleted, 'batch')} of {counted(requests, 'request')}.")
     else:
         what = "their spools, result files and rows" if args.results else "their spools and rows"
+        found = f"{counted(counts.batch_count, 'batch')} of {counted(counts.request_count, 'request')}"
         write_line(
-            f"{counts.batch_count} batches of {counts.request_count} requests would be deleted with {what}; say --yes"
-            " to do it. A task of one of them that is cleared later starts a new batch, and pays for it."
+            f"Would be deleted: {found}, with {what}; say --yes to do it. A task of one of them that is cleared later"
+            " starts a new batch, and pays for it."
         )
     if counts.kept_count and args.output != "json":
-        write_line(f"{counts.kept_count} more are as old and are kept, since not all of their results were applied.")
+        kept = counted(counts.kept_count, "batch")
+        write_line(f"Kept: {kept} as old, of which not all results were fetched and applied.")
     if failures:
-        fail(f"{len(failures)} batches could not be deleted; the first: {failures[0]}")
+        fail(f"Could not be deleted: {counted(len(failures), 'batch')}; the first: {failures[0]}")

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from airflow_raif.cli.command import command
-from airflow_raif.cli.shown import progress, write_json, write_line, write_table
+from airflow_raif.cli.shown import counted, progress, write_json, write_line, write_table
 
 
 @command
@@ -29,6 +29,6 @@ def doctor(args: Any) -> None:
             [(each.check, each.level, each.message, each.remedy) for each in findings],
         )
         warnings = sum(finding.level is Level.WARNING for finding in findings)
-        write_line(f"{problems} problems, {warnings} warnings.")
+        write_line(f"{counted(problems, 'problem')}, {counted(warnings, 'warning')}.")
     if problems:
         sys.exit(1)

@@ -23,6 +23,12 @@ def clean(value: object) -> str:
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, in the plural where it is one."""
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number} {noun}{ending}"
+
+
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write rows under a head."""
     table = Table(*columns)
