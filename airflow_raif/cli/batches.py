@@ -39,6 +39,7 @@ def list_batches(args: Any) -> None:
             )
             for batch in found
         ],
+        ("requests", "parts", "cost (USD)"),
     )  # fmt: skip
 
 
@@ -92,6 +93,7 @@ def write_batch(args: Any, store: Store, batch: Batch) -> None:
             )
             for part in batch.parts
         ],
+        ("part", "round", "requests"),
     )  # fmt: skip
 
 

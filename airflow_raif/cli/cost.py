@@ -55,7 +55,7 @@ def _write(by: list[Any], rows: list[CostRow], total: list[CostRow]) -> None:
     heads = ("batches", "requests", "tokens in", "cached", "tokens out", *money)
     lines = [(*(name or "(no Dag)" for name in row.group.values()), *_cells(row)) for row in rows]
     lines += [("total", *[""] * (len(by) - 1), *_cells(row)) for row in total]
-    write_table((*(each.value for each in by), *heads), lines)
+    write_table((*(each.value for each in by), *heads), lines, heads)
     if any(row.unpriced_count for row in total):
         write_line(
             f"+ {total[0].unpriced_count} requests of models without a known price are not in it; [raif] price_table"
@@ -72,11 +72,11 @@ def _cells(row: CostRow) -> tuple[object, ...]:
     marks = ("~" if cost.is_estimated else "") + ("+" if row.unpriced_count else "")
     saved = f"{1 - cost.batch / cost.standard:.0%}" if cost.batch is not None and cost.standard else None
     return (
-        row.batch_count,
-        row.request_count,
-        usage.input_tokens,
+        f"{row.batch_count:,}",
+        f"{row.request_count:,}",
+        f"{usage.input_tokens:,}",
         f"{usage.cached_tokens / usage.input_tokens:.0%}" if usage.input_tokens else None,
-        usage.output_tokens,
+        f"{usage.output_tokens:,}",
         f"{marks}{rounded(cost.batch)}" if cost.batch is not None else marks or None,
         rounded(cost.standard),
         saved,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -29,9 +29,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{ending}"
 
 
-def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write rows under a head."""
-    table = Table(*columns)
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Collection[str] = ()) -> None:
+    """Write rows under a head.
+
+    :param numbers: the columns of numbers, which stand one under the other.
+    """
+    table = Table()
+    for name in columns:
+        table.add_column(name, justify="right" if name in numbers else "left")
     for row in rows:
         # Text, unlike str, is not read as markup.
         table.add_row(*(Text(clean(value), overflow="fold") for value in row))
