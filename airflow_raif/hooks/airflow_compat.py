@@ -180,12 +180,17 @@ def clear_task(claim: Claim, *, dry_run: bool = False) -> ClearedTasks:
             found = list(dag.clear(dry_run=True, task_ids=tasks, run_id=claim.run_id, session=session))
         if not any((ti.task_id, ti.map_index) == (claim.task_id, claim.map_index) for ti in found):
             raise TaskMissingError(claim.dag_id, claim.run_id, claim.task_id)
-        unfinished = [_name_of(ti) for ti in found if ti.state is not None and str(ti.state) not in _FINISHED]
+        unfinished = [_name_of(ti) for ti in found if _is_unfinished(ti, run)]
         is_paused = session.scalar(select(DagModel.is_paused).where(DagModel.dag_id == claim.dag_id))
         cleared = ClearedTasks(sorted(map(_name_of, found)), sorted(unfinished), bool(is_paused))
         if not dry_run:
             clear_task_instances(found, session)
     return cleared
+
+
+def _is_unfinished(ti: Any, run: Any) -> bool:
+    """Whether a task instance runs, waits, or is about to; one without a state comes to its turn while its run goes."""
+    return str(run.state) in ("queued", "running") if ti.state is None else str(ti.state) not in _FINISHED
 
 
 def _name_of(ti: Any) -> str:

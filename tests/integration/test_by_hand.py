@@ -79,7 +79,8 @@ def test_a_retry_by_hand_runs_through_all_tasks_of_a_group(live, raif):
     assert {task for (task, _), state in states(run).items() if state is None} == set(names)
     assert emulator.state.creates["gemini"] == 1
     code, out, _ = raif("batches", "resume", batch.batch_id)
-    assert (code, "send" in out) == (0, False)
+    assert code == 0
+    assert "Its task goes on by itself: answers.apply, answers.submit, answers.wait is not over." in out
     run_cleared(dag, run)
     assert set(states(run).values()) == {"success"}
     assert emulator.state.creates["gemini"] == 2
