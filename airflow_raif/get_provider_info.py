@@ -54,6 +54,12 @@ _COMMON_FIELDS = {
         "Requests per part", "At most this many requests in one batch job; the provider's if empty."
     ),
     "max_bytes": _number("Bytes per part", "At most this many bytes in one batch job; the provider's limit if empty."),
+    "max_cost_per_day": _field(
+        "Budget of a day (USD)",
+        "What all batches on this connection may cost in a day (UTC); what would cost more is not sent.",
+        type=["number", "null"],
+        exclusiveMinimum=0,
+    ),
     "max_request_bytes": _number(
         "Bytes per request", "At most this many bytes in one request; the provider's limit if empty."
     ),

@@ -50,6 +50,8 @@ class ConnectionSettings:
     limits: Mapping[str, int] = field(default_factory=dict)
     #: ``max_enqueued_tokens`` and ``max_enqueued_requests``: a number, or one by model.
     queue_limits: Mapping[str, int | Mapping[str, int]] = field(default_factory=dict)
+    #: What all batches of the connection that are sent in one day (UTC) may cost together, in picodollars.
+    max_cost_per_day: int | None = None
 
     def __post_init__(self) -> None:
         # A key pasted with its line end is common, and h11 quotes a header with one in its error.

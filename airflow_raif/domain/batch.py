@@ -7,11 +7,14 @@ from typing import Any
 
 import msgspec
 
+from airflow_raif.domain.money import Budget
 from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost, Usage
 
+#: The model of a part whose rows take answers of others, whatever their models are.
+SHARED = ""
 #: Stands for the provider's word on a part that is to stop, until the provider says that it does.
 CANCEL_REQUESTED = "cancel requested"
 
@@ -69,14 +72,16 @@ class Part(msgspec.Struct, kw_only=True):
     status: BatchStatus = BatchStatus.PENDING
     raw_status: str | None = None
     provider_batch_id: str | None = None
-    #: The model of every request in it (providers take one model per file).
+    #: The model of every request in it (providers take one model per file), or :data:`SHARED`.
     model: str
     request_count: int
     request_bytes: int
     #: The first row of its requests.
     first_row: int | None = None
-    #: Fingerprint of the input up to its end, by which an attempt that reads the input again knows it.
+    #: Fingerprint of the input up to its end, by which an attempt that reads the input again knows it, and how many
+    #: rows that are.
     digest: str | None = None
+    rows_read: int | None = None
     #: Set where its provider's queue is too small for it: it is to be divided into pieces of so many bytes.
     piece_bytes: int | None = None
     #: When a create was about to be sent; set without ``provider_batch_id`` means: look it up first.
@@ -102,6 +107,11 @@ class Part(msgspec.Struct, kw_only=True):
     #: Where the results of its rows are, and since when, if they were applied by themselves.
     result_uri: str | None = None
     applied_at: datetime | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether nothing of it is ever sent, since its rows take answers of others."""
+        return self.model == SHARED
 
     @property
     def is_unsent(self) -> bool:
@@ -146,6 +156,12 @@ class Batch(msgspec.Struct, kw_only=True):
     output_schema: dict[str, Any] | None = None
     metadata: dict[str, Any] = msgspec.field(default_factory=dict)
     round_policy: RoundPolicy = msgspec.field(default_factory=RoundPolicy)
+    budget: Budget = msgspec.field(default_factory=Budget)
+    #: What it was expected to cost when that was reserved, in picodollars.
+    estimated_cost: int | None = None
+    reserved_at: datetime | None = None
+    #: What its answers are kept under for later batches; ``None``: they are not.
+    answer_scope: bytes | None = None
     usage: Usage = msgspec.field(default_factory=Usage)
     cost: Cost = msgspec.field(default_factory=Cost)
     result_uri: str | None = None
@@ -168,6 +184,11 @@ class Batch(msgspec.Struct, kw_only=True):
     def first_parts(self) -> list[Part]:
         """The parts that its input was cut into, which together have all rows; those of rounds repeat some of them."""
         return [part for part in self.parts if part.round == 0 and part.request_count]
+
+    @property
+    def has_shared_rows(self) -> bool:
+        """Whether rows of it take answers of others, so that they are there once those are."""
+        return any(part.is_shared for part in self.parts)
 
     @property
     def is_sent(self) -> bool:

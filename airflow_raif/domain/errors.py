@@ -5,6 +5,7 @@ RaifError                        retryable: bool
   ConnectionUnavailableError     Airflow cannot be asked for a connection now (retryable)
   InvalidBatchError              not submittable, empty, or otherwise not a batch
     EmptyBatchError              no row came from the input
+    BudgetExceededError          it would cost more than it may; retryable if only that day's budget is used up
     InputChangedError            the input is not what the task's batch was made of
     InvalidRequestError          one row cannot be sent; names the row, the value and the remedy
       LimitExceededError         a row over the provider's limit
@@ -58,6 +59,17 @@ class EmptyBatchError(InvalidBatchError):
 
     def __init__(self) -> None:
         super().__init__("the batch is empty: no row came from the input")
+
+
+class BudgetExceededError(InvalidBatchError):
+    """The batch would cost more than it may; nothing of it was sent.
+
+    :param is_of_day: only the budget of the day is too small for it, so that it may be sent on another.
+    """
+
+    def __init__(self, message: str, *, is_of_day: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = is_of_day
 
 
 class InputChangedError(InvalidBatchError):

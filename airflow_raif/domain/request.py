@@ -142,6 +142,8 @@ class RequestDefaults(msgspec.Struct, kw_only=True, frozen=True):
     #: The provider's endpoint, such as ``/v1/responses``; ``""``: the adapter's first.
     endpoint: str = ""
     system: str | None = None
+    #: Mark the system prompt for the provider's cache, where that is not its own doing; ``None``: if it is long enough.
+    cache_system: bool | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     output_schema: dict[str, Any] | None = None

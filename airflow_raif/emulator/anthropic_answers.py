@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from airflow_raif.emulator.anthropic_cache import Cached, PromptCache
 from airflow_raif.emulator.compose import Answer, Composer
 from airflow_raif.emulator.schema_rules import anthropic_problem, malformed
 from airflow_raif.emulator.state import Tally
@@ -90,6 +91,7 @@ class AnthropicAnswers:
 
     def __init__(self, composer: Composer) -> None:
         self._composer = composer
+        self._cache = PromptCache()
 
     def answer(self, raw: bytes, kind: str, tally: Tally) -> dict[str, Any]:
         """Return a message and add its tokens to the tally.
@@ -104,12 +106,13 @@ class AnthropicAnswers:
             wants_json=tool is not None,
             kind=kind,
             max_tokens=params.max_tokens or 0,
-            cache_marked=b'"cache_control"' in raw,
+            is_cached=False,
         )
+        cached = self._cache.use(raw)
         tally.input_tokens += answer.input_tokens
-        tally.cached_tokens += answer.cached_tokens
+        tally.cached_tokens += cached.read
         tally.output_tokens += answer.output_tokens
-        return _message(params.model, answer, tool.name if tool and answer.stop == "end" else "", kind)
+        return _message(params.model, answer, cached, tool.name if tool and answer.stop == "end" else "", kind)
 
     def _checked(self, raw: bytes) -> Params:
         try:
@@ -151,7 +154,7 @@ def _check_messages(raw: bytes) -> None:
             raise RefusedError("invalid_request_error", f"messages.{number}: content must not be empty")
 
 
-def _message(model: str, answer: Answer, tool: str, kind: str) -> dict[str, Any]:
+def _message(model: str, answer: Answer, cached: Cached, tool: str, kind: str) -> dict[str, Any]:
     mark = f"{answer.seed:08x}" * 3
     content: list[dict[str, Any]] = [{"type": "text", "text": answer.text}]
     stop = _STOPS[answer.stop]
@@ -161,10 +164,13 @@ def _message(model: str, answer: Answer, tool: str, kind: str) -> dict[str, Any]
         content = [{"type": "tool_use", "id": f"toolu_{mark}", "name": tool, "input": given, "caller": caller}]
         stop = "tool_use"
     usage = {
-        "input_tokens": answer.input_tokens - answer.cached_tokens,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": answer.cached_tokens,
-        "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+        "input_tokens": max(answer.input_tokens - sum(cached), 0),
+        "cache_creation_input_tokens": cached.written + cached.written_1h,
+        "cache_read_input_tokens": cached.read,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": cached.written,
+            "ephemeral_1h_input_tokens": cached.written_1h,
+        },
         "output_tokens": answer.output_tokens,
         "service_tier": "batch",
         "inference_geo": "not_available",

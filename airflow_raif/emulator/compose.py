@@ -46,14 +46,14 @@ class Composer:
         kind: str = "",
         max_tokens: int = 0,
         reasons: bool = False,
-        cache_marked: bool = False,
+        is_cached: bool = True,
     ) -> Answer:
         """Answer a request.
 
         :param raw: the request's own bytes; they decide the answer and the input tokens.
         :param kind: a row fault that changes the answer.
         :param max_tokens: cuts the answer; 0 for no limit.
-        :param cache_marked: half of the input is read from a cache, however short it is.
+        :param is_cached: half of a long input is read from a cache by itself.
         """
         seed = seed_of(raw)
         draw = Draw(seed)
@@ -68,8 +68,7 @@ class Composer:
         if max_tokens and tokens > max_tokens:
             text, stop, tokens = text[: max_tokens * 4], "length", max_tokens
         taken = input_tokens(len(raw))
-        is_cached = cache_marked or taken >= 1024
-        cached = taken // 2 // 128 * 128 if is_cached and taken >= 256 else 0
+        cached = taken // 2 // 128 * 128 if is_cached and taken >= 1024 else 0
         return Answer(text, stop, seed, taken, cached, tokens, 64 * (1 + seed % 4) if reasons else 0)
 
 

@@ -10,6 +10,9 @@ from airflow.sdk import BaseHook
 from airflow_raif.hooks.connections import resolve
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+    from decimal import Decimal
+
     from airflow_raif.adapters.base import ConnectionSettings
     from airflow_raif.domain.batch import Batch
     from airflow_raif.domain.status import BatchStatus
@@ -81,14 +84,20 @@ class BatchHook(BaseHook):
         output_schema: dict[str, Any] | None = None,
         request_params: dict[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        deduplicate: bool = True,
+        reuse: timedelta | str | None = None,
+        max_cost: Decimal | float | str | None = None,
+        expected_output_tokens: int | None = None,
     ) -> Batch:
-        """Spool requests as a new batch; nothing is sent.
+        """Spool requests as a new batch; nothing is sent. The arguments are those of the operators.
 
         :raises InvalidBatchError: the batch is empty, or a row cannot be sent.
         """
         from airflow_raif.adapters.registry import split_model
         from airflow_raif.domain.errors import ConfigurationError
+        from airflow_raif.domain.money import Budget, picodollars
         from airflow_raif.domain.request import RequestDefaults
+        from airflow_raif.domain.sharing import Sharing, age_of
         from airflow_raif.hooks.runtime import open_runtime
         from airflow_raif.services.create import create_batch
 
@@ -105,7 +114,14 @@ class BatchHook(BaseHook):
             params=request_params,
         )
         with open_runtime(self.conn_id, name) as runtime:
-            return create_batch(runtime, requests, defaults=defaults, metadata=metadata)
+            return create_batch(
+                runtime,
+                requests,
+                defaults=defaults,
+                metadata=metadata,
+                sharing=Sharing(deduplicate, age_of(reuse)),
+                budget=Budget(picodollars(max_cost) if max_cost else None, expected_output_tokens, max_tokens),
+            )
 
     def submit_batch(self, batch_id: str) -> Batch:
         """Send a created batch to the provider; refuses what is not submittable with ``InvalidBatchError``."""

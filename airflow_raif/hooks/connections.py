@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from airflow_raif.adapters.base import ConnectionSettings
 from airflow_raif.adapters.registry import adapter_class, split_model
 from airflow_raif.domain.errors import ConfigurationError, ConnectionUnavailableError
+from airflow_raif.domain.money import picodollars
 from airflow_raif.hooks.lookup import aget_connection, get_connection
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def read_connection(connection: Connection, model: str | None = None) -> Resolve
         queue_limits={
             name: _by_model(connection, provider, name, extra[name]) for name in QUEUE_LIMIT_FIELDS if extra.get(name)
         },
+        max_cost_per_day=_dollars(connection, "max_cost_per_day", extra.get("max_cost_per_day")),
     )
     return ResolvedConnection(settings, extra.get("model"))
 
@@ -169,6 +171,15 @@ def _number(connection: Connection, name: str, value: Any, kind: type[NumberT]) 
         return kind(value)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"connection {connection.conn_id} has the {name} {value!r}; give a number") from error
+
+
+def _dollars(connection: Connection, name: str, value: Any) -> int | None:
+    if value in (None, ""):
+        return None
+    try:
+        return picodollars(value)
+    except ValueError as error:
+        raise ConfigurationError(f"connection {connection.conn_id} has the {name} {value!r}: {error}") from error
 
 
 def _by_model(connection: Connection, provider: str, name: str, value: Any) -> int | dict[str, int]:

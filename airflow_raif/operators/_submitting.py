@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._ending import EndsItsBatch
 from airflow_raif.sources.requests import Requests, depend_on, open_requests
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+    from decimal import Decimal
+
     from airflow.sdk import Context
 
     from airflow_raif.domain.batch import Batch, Claim
+    from airflow_raif.domain.money import Budget
     from airflow_raif.domain.request import RequestDefaults
     from airflow_raif.domain.rounds import RoundPolicy
+    from airflow_raif.domain.sharing import Sharing
     from airflow_raif.services.runtime import Runtime
     from airflow_raif.sources.prompts import PromptTemplate
+
+
+#: What a template that was given a truth renders as.
+_YES = frozenset(("true", "1", "yes"))
 
 
 class RequestsOperator(EndsItsBatch, BaseOperator):
     """Arguments that describe requests, and starting a batch of them."""
 
-    template_fields: Sequence[str] = ("conn_id", "model", "endpoint", "batch_metadata", "sql", "sql_parameters")
+    template_fields: Sequence[str] = (
+        "conn_id", "model", "endpoint", "batch_metadata", "sql", "sql_parameters", "max_cost",
+        "estimate_only",
+    )  # fmt: skip
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "sql_parameters": "json"}
     #: Whether the task succeeds while its batch runs.
@@ -44,6 +56,7 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         id_column: str | None = None,
         endpoint: str = "",
         system_prompt: str | None = None,
+        cache_system_prompt: bool | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
         output_type: Any = None,
@@ -53,6 +66,11 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         repeat_invalid_output: bool = False,
         truncated_max_tokens: int | None = None,
         synchronous_stragglers: int = 0,
+        deduplicate: bool = True,
+        reuse: timedelta | str | None = None,
+        max_cost: Decimal | float | str | None = None,
+        expected_output_tokens: int | None = None,
+        estimate_only: bool | str = False,
         on_input_change: Literal["refuse", "resubmit"] = "refuse",
         on_empty: Literal["fail", "skip"] = "fail",
         deferrable: bool = True,
@@ -72,6 +90,7 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         self.id_column = id_column
         self.endpoint = endpoint
         self.system_prompt = system_prompt
+        self.cache_system_prompt = cache_system_prompt
         self.max_tokens = max_tokens
         self.temperature = temperature
         self.output_type = output_type
@@ -81,10 +100,19 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         self.repeat_invalid_output = repeat_invalid_output
         self.truncated_max_tokens = truncated_max_tokens
         self.synchronous_stragglers = synchronous_stragglers
+        self.deduplicate = deduplicate
+        self.reuse = reuse
+        self.max_cost = max_cost
+        self.expected_output_tokens = expected_output_tokens
+        self.estimate_only = estimate_only
         self.on_input_change: Literal["refuse", "resubmit"] = on_input_change
         self.on_empty = on_empty
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
+        if reuse is not None:
+            from airflow_raif.domain.sharing import age_of
+
+            self.reuse = age_of(reuse)
         if requests is not None:
             depend_on(self, requests)
         if prompt_template is not None:
@@ -104,6 +132,7 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
             model=split_model(self.model)[1],
             endpoint=self.endpoint,
             system=self.system_prompt,
+            cache_system=self.cache_system_prompt,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             output_schema=schema,
@@ -116,6 +145,20 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         return RoundPolicy(
             self.max_rounds, self.repeat_invalid_output, self.truncated_max_tokens, self.synchronous_stragglers
         )
+
+    def _sharing(self) -> Sharing:
+        from airflow_raif.domain.sharing import Sharing, age_of
+
+        return Sharing(within_batch=self.deduplicate, reuse_for=age_of(self.reuse))
+
+    def _budget(self) -> Budget:
+        from airflow_raif.domain.money import Budget, picodollars
+
+        try:
+            most = None if self.max_cost in (None, "") else picodollars(self.max_cost)
+        except ValueError as error:
+            raise AirflowFailException(f"max_cost: {error}") from error
+        return Budget(most, self.expected_output_tokens, self.max_tokens)
 
     def _start(self, context: Context, *, is_again: bool = False) -> Batch:
         """Create and submit the batch, or find the running one.
@@ -178,6 +221,8 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
             claim=claim,
             metadata=self.batch_metadata,
             round_policy=self._round_policy(),
+            sharing=self._sharing(),
+            budget=self._budget(),
             on_input_change=self.on_input_change,
             on_batch=lambda batch: context["ti"].xcom_push(key="raif_batch_id", value=batch.batch_id),
         )
@@ -198,9 +243,32 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
         return lambda: sql_rows(self.sql or "", self.sql_conn_id or "", self.sql_parameters)
 
     def execute(self, context: Context) -> Any:
-        """Submit the batch, then do what the operator does with it."""
+        """Submit the batch, then do what the operator does with it.
+
+        :raises AirflowSkipException: with ``estimate_only``, after what it would be was told.
+        """
         with _waiting.airflow_errors():
+            if str(self.estimate_only).strip().lower() in _YES:
+                self._estimate(context)
             return self._go_on(self._start(context).batch_id, context)
+
+    def _estimate(self, context: Context) -> NoReturn:
+        from airflow_raif.hooks.runtime import open_runtime
+        from airflow_raif.services.dry_run import dry_run
+
+        with open_runtime(self.conn_id, self.model) as runtime:
+            found = dry_run(
+                runtime,
+                self._open_rows(context)(),
+                defaults=self._defaults(),
+                claim=_waiting.claim_of(context),
+                sharing=self._sharing(),
+                budget=self._budget(),
+            )
+        for line in found.lines():
+            self.log.info("%s", line)
+        context["ti"].xcom_push(key="raif_estimate", value=found.as_dict())
+        raise AirflowSkipException("estimate_only: nothing was sent")
 
     def execute_anew(self, context: Context, event: dict[str, Any]) -> Any:
         """Submit after an earlier batch has stopped."""

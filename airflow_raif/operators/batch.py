@@ -43,6 +43,8 @@ class SubmitBatchOperator(RequestsOperator):
     :param id_column: column that holds each row's ``custom_id``; default: ``custom_id``, or the row's position.
     :param endpoint: the provider's batch endpoint; the default is the provider's main one.
     :param system_prompt: system prompt of every row that has none of its own.
+    :param cache_system_prompt: mark the batch's system prompt for the provider's prompt cache (Anthropic, for an hour;
+        others cache by themselves), so that most requests pay a tenth for it; default: where it is long enough.
     :param max_tokens: most tokens of an answer; Anthropic needs one.
     :param temperature: sampling temperature.
     :param output_type: JSON schema of the answer as a dict, or a Pydantic model.
@@ -54,6 +56,17 @@ class SubmitBatchOperator(RequestsOperator):
     :param truncated_max_tokens: a round also repeats answers that were cut off, with this higher limit.
     :param synchronous_stragglers: when at most so many entries are left to repeat, they go through the synchronous API
         at once, at its (double) price; 0: never.
+    :param deduplicate: send requests that are the same once, and give each of their rows that answer; False where
+        several answers to one question are wanted.
+    :param reuse: take answers that earlier batches with ``reuse`` got since so long (a timedelta, or a text such as
+        ``30d``) to the very same request of the same model, so that only rows that changed are paid. What a request is
+        includes the system prompt, the schema and all parameters.
+    :param max_cost: US dollars that the batch may cost, by an estimate: one that would cost more fails before anything
+        is sent. With it, or with a ``max_cost_per_day`` of the connection, nothing is sent before all rows were read.
+    :param expected_output_tokens: output tokens of an answer, for that estimate; default: as in the task's last batch,
+        else ``max_tokens``.
+    :param estimate_only: read all rows, tell in the log what the batch would be and cost, and skip the task without
+        sending anything; the account is in the XCom ``raif_estimate``.
     :param on_input_change: what to do when the task's batch was made of other input (rows in their order, model, system
         prompt, schema, parameters, endpoint, connection; not a row's own columns): ``refuse`` fails the task, since
         both would be paid; ``resubmit`` cancels the batch, waits until it has stopped, and submits a new one.

@@ -64,12 +64,17 @@ def advance_part(runtime: Runtime, batch_id: str, number: int, *, may_repeat: bo
 
     Each part has rounds of its own, so that those who work on different parts need not wait for each other.
 
+    A batch whose rows take answers of others is brought forward as a whole instead.
+
     :return: the part's rows: fetched if nothing is left to do, otherwise waiting at the provider in a round.
     :raises InvalidBatchError: the batch has no such part, or it has not ended.
     :raises ProviderError: the provider refused or failed; a later call goes on from there.
     """
     while True:
         share = find_share(runtime, batch_id, number)
+        if share.batch.has_shared_rows:
+            advance_batch(runtime, batch_id, may_repeat=may_repeat)
+            return find_share(runtime, batch_id, number)
         if not share.part.status.is_terminal:
             raise InvalidBatchError(
                 f"part {number} of batch {batch_id} is {share.part.status} and has not ended; wait for the batch first"

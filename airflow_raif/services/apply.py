@@ -238,7 +238,9 @@ class _RowWriter:
         if result.error is not None:
             row.error = _Error(result.error.message, result.error.code, result.error.status)
         row.tool_calls = result.tool_calls or None
-        row.model, row.finish_reason, row.usage = result.model, result.finish_reason, result.usage
+        row.model, row.finish_reason = result.model, result.finish_reason
+        # What another row was billed for is not this one's.
+        row.usage = result.usage if entry.input_tokens is not None else None
         if entry.batch_cost is not None:
             row.cost = _Cost(_usd(entry.batch_cost), _usd(entry.standard_cost))
         return row

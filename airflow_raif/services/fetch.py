@@ -82,6 +82,10 @@ def fetch_ended_parts(runtime: Runtime, batch_id: str, numbers: Collection[int] 
             except (RejectedError, BatchNotFoundError, MalformedResponseError) as error:
                 refused = refused or error
     batch = runtime.store.mark_fetched(batch, runtime.clock())
+    if batch.results_fetched_at is not None and batch.answer_scope is not None:
+        for part in batch.parts:
+            if part.is_shared:
+                runtime.store.renew_answers(batch, batch.answer_scope, part.number)
     if refused is not None:
         raise refused
     return batch
@@ -145,6 +149,10 @@ def _read_part(runtime: Runtime, batch: Batch, part: Part) -> None:
         message += f"; it is not sent again, since {reader.oddities[_UNREAD]} lines of the results cannot be read"
         is_repeatable = False
     missing = runtime.store.fail_without_result(batch, part.number, reason.value, message, is_repeatable=is_repeatable)
+    if batch.has_shared_rows:
+        runtime.store.hand_on_outcomes(batch, part.number)
+    if batch.answer_scope is not None:
+        runtime.store.keep_answers(batch, batch.answer_scope, part.number, runtime.clock())
     runtime.store.mark_part_fetched(batch, part, runtime.clock())
     if missing:
         runtime.on_rows(missing)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from airflow_raif.adapters.base import Adapter
 from airflow_raif.domain.errors import InvalidRequestError
 from airflow_raif.domain.request import EntryRequest, RequestDefaults, RowReader
 from airflow_raif.services.runtime import Runtime
@@ -16,6 +17,22 @@ from airflow_raif.services.runtime import Runtime
 Encoder = Callable[[EntryRequest, str], bytes]
 _WIRE_ID = "raif"
 _DIGEST_LENGTH = 32
+HASH_BYTES = 16
+
+
+# Processors have instructions for this one.
+_sha256 = hashlib.sha256
+
+
+def content_hash(line: bytes, wire_id: str, model: str) -> bytes:
+    """Return what two requests share that are the same but for their ids: 16 bytes over their bytes and model."""
+    return _sha256(line.replace(wire_id.encode(), b"", 1) + model.encode()).digest()[:HASH_BYTES]
+
+
+def scope_of(adapter: Adapter, defaults: RequestDefaults) -> bytes:
+    """Return what else has to be the same, so that the answer to a request of the same bytes is as good."""
+    where = (adapter.name, adapter.base_url, defaults.endpoint, defaults.output_schema)
+    return _sha256(msgspec.json.encode(where)).digest()[:HASH_BYTES]
 
 
 class Fingerprint:
@@ -25,12 +42,11 @@ class Fingerprint:
     """
 
     def __init__(self, output_schema: dict[str, Any] | None = None) -> None:
-        # Processors have instructions for this one.
-        self._digest = hashlib.sha256(msgspec.json.encode(output_schema))
+        self._digest = _sha256(msgspec.json.encode(output_schema))
 
-    def add(self, line: bytes, wire_id: str, custom_id: bytes, model: str) -> None:
-        """Take in the next request."""
-        self._digest.update(line.replace(wire_id.encode(), b"", 1) + custom_id + model.encode())
+    def add(self, content: bytes, custom_id: bytes) -> None:
+        """Take in the :func:`content_hash` and the user's id of the next request."""
+        self._digest.update(content + custom_id + b"\0")
 
     def __str__(self) -> str:
         return self._digest.hexdigest()[:_DIGEST_LENGTH]
@@ -43,8 +59,8 @@ def fingerprint_rows(runtime: Runtime, rows: Iterable[Any], *, defaults: Request
     fingerprint = Fingerprint(defaults.output_schema)
     for index, request in numbered_requests(rows):
         line = encoded(encode, request, index, _WIRE_ID)
-        custom_id = request.custom_id or str(index)
-        fingerprint.add(line, _WIRE_ID, encoded_id(custom_id, index), model_of(request, defaults.model, index))
+        content = content_hash(line, _WIRE_ID, model_of(request, defaults.model, index))
+        fingerprint.add(content, encoded_id(request.custom_id or str(index), index))
     return str(fingerprint)
 
 

@@ -29,7 +29,9 @@ def manifest_of(runtime: Runtime, batch: Batch) -> dict[str, Any]:
             for part in batch.parts
         ],
         "counts": msgspec.to_builtins(runtime.store.count_entries(batch)),
-        **_money(batch.usage, batch.cost),
+        **_shared(runtime, batch),
+        **money_shown(batch.usage, batch.cost),
+        "estimated_cost": _text(usd(batch.estimated_cost)),
         "result_uri": batch.result_uri,
         "error": batch.error,
         "submitted_at": _iso(batch.submitted_at),
@@ -48,7 +50,7 @@ def part_manifest_of(runtime: Runtime, share: Share) -> dict[str, Any]:
         "status": part.status.value,
         "request_count": part.request_count,
         "counts": msgspec.to_builtins(runtime.store.count_entries(batch, share.rows)),
-        **_money(*runtime.store.sum_entries(batch, share.rows)),
+        **money_shown(*runtime.store.sum_entries(batch, share.rows)),
         "result_uri": part.result_uri,
         "error": part.error,
     }
@@ -63,7 +65,14 @@ def _who(batch: Batch) -> dict[str, Any]:
     }
 
 
-def _money(usage: Usage, cost: Cost) -> dict[str, Any]:
+def _shared(runtime: Runtime, batch: Batch) -> dict[str, int]:
+    """Count the rows that took answers of earlier batches, and those that are the same as others of their batch."""
+    reused, duplicates = runtime.store.count_shared(batch) if batch.has_shared_rows else (0, 0)
+    return {"reused": reused, "duplicates": duplicates}
+
+
+def money_shown(usage: Usage, cost: Cost) -> dict[str, Any]:
+    """Return tokens, and cost in USD as decimal text."""
     return {
         "usage": msgspec.to_builtins(usage),
         "cost": {

@@ -13,6 +13,18 @@ from airflow_raif.services.share import Share
 log = logging.getLogger(__name__)
 
 
+def has_answers_of_its_own(runtime: Runtime, batch: Batch, completed: int) -> bool:
+    """Whether the provider answered any of what was sent; what was taken from earlier batches says nothing of that.
+
+    A batch of which nothing had to be sent did well.
+
+    :param completed: how many entries are completed.
+    """
+    if batch.has_shared_rows and not all(part.is_shared for part in batch.parts):
+        completed -= runtime.store.count_shared(batch)[0]
+    return completed > 0
+
+
 def check_outcome(
     runtime: Runtime, batch: Batch, *, max_failed_fraction: float = 1.0, share: Share | None = None
 ) -> None:
@@ -34,7 +46,8 @@ def check_outcome(
     why = f" ({judged.error})" if judged.error else ""
     if was_canceled:
         raise CanceledBatchError(f"{name} was canceled: {account}")
-    if counts.completed == 0:
+    has_answers = has_answers_of_its_own(runtime, batch, counts.completed) if share is None else counts.completed > 0
+    if not has_answers:
         kind = ExpiredBatchError if judged.status is BatchStatus.EXPIRED else FailedBatchError
         raise kind(f"{name} {judged.status}: {account}{why}")
     if counts.failed / max(total, 1) > max_failed_fraction:

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.errors import InputChangedError
 from airflow_raif.services.fingerprint import Fingerprint
+from airflow_raif.store import Store
+
+#: Rows about which the store is asked at one time.
+PAGE_ROWS = 5000
 
 
 class RecordedParts:
-    """Knows the requests that need no part any more, and sees to it that they are what they were.
+    """Knows the rows that need no part any more, and sees to it that they are what they were.
 
     A part keeps the requests it has, whatever the limits are now.
 
@@ -18,54 +22,47 @@ class RecordedParts:
     :param on_part: told of each part that was found again.
     """
 
-    def __init__(self, batch: Batch, fingerprint: Fingerprint, on_part: Callable[[Part], object]) -> None:
+    def __init__(self, store: Store, batch: Batch, fingerprint: Fingerprint, on_part: Callable[[Part], object]) -> None:
+        self._store = store
         self._batch = batch
         self._fingerprint = fingerprint
         self._on_part = on_part
-        self._parts: dict[str, list[Part]] = {}
-        #: Requests of the first part of each model that were read.
-        self._counts: dict[str, int] = {}
-        for part in sorted(batch.parts, key=lambda each: each.number, reverse=True):
-            self._parts.setdefault(part.model, []).append(part)
+        #: The one whose end comes next in the input at the end.
+        self._left = sorted(batch.parts, key=lambda part: (part.rows_read or 0, part.number), reverse=True)
+        self._page: dict[int, int] = {}
+        self._page_end = 0
 
     @property
     def numbers(self) -> frozenset[int]:
         """The numbers of the parts."""
         return frozenset(part.number for part in self._batch.parts)
 
-    def take(self, model: str) -> bool:
-        """Take the next request of a model; False: it lies in none of the parts.
+    def part_of(self, index: int) -> int | None:
+        """Return the number of the part that a row, not before one asked about, lies in; ``None``: in none of them."""
+        if index >= self._page_end:
+            self._page = self._store.part_numbers(self._batch, index, PAGE_ROWS)
+            self._page_end = index + PAGE_ROWS
+        return self._page.get(index)
 
-        :raises InputChangedError: the part before it is not what the input holds.
+    def check(self, index: int) -> None:
+        """See to it that parts which end before a row, the next one that is read, are what the input holds.
+
+        :raises InputChangedError: they are not.
         """
-        if model not in self._parts:
-            return False
-        count = self._counts.get(model, 0)
-        if count == self._parts[model][-1].request_count:
-            self._end(model)
-            count = 0
-            if model not in self._parts:
-                return False
-        self._counts[model] = count + 1
-        return True
+        while self._left and self._left[-1].rows_read == index:
+            part = self._left.pop()
+            if part.digest != str(self._fingerprint):
+                raise self._changed(part)
+            self._on_part(part)
 
-    def check_end(self) -> None:
-        """See to it that the input, which is at its end, held all of the parts.
+    def check_end(self, count: int) -> None:
+        """See to it that the input, which ended after so many rows, held all of the parts.
 
         :raises InputChangedError: it did not.
         """
-        for model, parts in list(self._parts.items()):
-            if len(parts) > 1 or self._counts.get(model, 0) < parts[0].request_count:
-                raise self._changed(parts[-1])
-            self._end(model)
-
-    def _end(self, model: str) -> None:
-        part = self._parts[model].pop()
-        if part.digest != str(self._fingerprint):
-            raise self._changed(part)
-        if not self._parts[model]:
-            del self._parts[model]
-        self._on_part(part)
+        self.check(count)
+        if self._left:
+            raise self._changed(self._left[-1])
 
     def _changed(self, part: Part) -> InputChangedError:
         return InputChangedError(

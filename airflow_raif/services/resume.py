@@ -10,6 +10,7 @@ from airflow_raif.domain.batch import Batch, Claim
 from airflow_raif.domain.errors import BatchStoppingError, InputChangedError, InvalidBatchError, TransientProviderError
 from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.fetch import fetch_ended_parts
+from airflow_raif.services.outcome import has_answers_of_its_own
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.rounds import has_round_left
 from airflow_raif.services.runtime import Runtime
@@ -59,7 +60,8 @@ def resume_batch(
             "Batch %s is being delivered; its input is not compared, since that may have changed it", batch.batch_id
         )
     elif fingerprint is not None and batch.fingerprint != fingerprint():
-        if on_input_change == "resubmit":
+        if on_input_change == "resubmit" or not batch.is_sent:
+            # What was never sent, as for its budget, is not paid twice.
             give_up(runtime, batch)
             return None
         raise InputChangedError(
@@ -142,4 +144,4 @@ def _is_over_for_good(runtime: Runtime, batch: Batch) -> bool:
 def _is_paid(runtime: Runtime, batch: Batch) -> bool:
     if batch.usage.input_tokens or batch.usage.output_tokens:
         return True
-    return runtime.store.count_entries(batch).completed > 0
+    return has_answers_of_its_own(runtime, batch, runtime.store.count_entries(batch).completed)

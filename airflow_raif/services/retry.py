@@ -156,7 +156,7 @@ def _estimate(
     models = {part.number: part.model for part in batch.parts}
     answered: dict[str, list[EntryTally]] = {}
     for each in tallies:
-        if each.status == EntryStatus.COMPLETED and each.priced_count:
+        if each.status == EntryStatus.COMPLETED and each.priced_count and each.part_number in models:
             answered.setdefault(models[each.part_number], []).append(each)
     total, standard, covers_answers = 0, 0, True
     for each in failed:

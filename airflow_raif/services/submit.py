@@ -23,6 +23,7 @@ from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.cancel import stop_part, tell_to_stop
 from airflow_raif.services.divide import divide_parts, is_to_be_divided
+from airflow_raif.services.estimate import reserve_cost
 from airflow_raif.services.find import find_part, look_up, may_be_sent, not_listed
 from airflow_raif.services.runtime import Runtime
 
@@ -40,6 +41,7 @@ def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
     adopted, none is sent again. What is canceled meanwhile is not sent, or told to stop.
 
     :raises InvalidBatchError: nothing of it is pending, or it was never spooled whole.
+    :raises BudgetExceededError: it would cost more than it may; nothing of it was sent.
     :raises AmbiguousSubmitError: whether the provider has the part already cannot be told; it was not sent again.
     :raises UnavailableError: as before, but a later attempt may be able to tell.
     :raises ProviderError: the provider refused or failed; what was sent before stays submitted.
@@ -47,6 +49,8 @@ def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
     batch = runtime.store.get_batch(batch_id)
     if batch.spooled_at is None:
         raise InvalidBatchError(f"batch {batch_id} was never created whole; create it anew")
+    if batch.parts and all(part.is_shared for part in batch.parts):
+        return batch
     if not any(map(_is_pending, batch.parts)):
         raise InvalidBatchError(f"batch {batch_id} is {batch.status} and has nothing left to submit")
     return submit_pending(runtime, batch)
@@ -54,6 +58,8 @@ def submit_batch(runtime: Runtime, batch_id: str) -> Batch:
 
 def submit_pending(runtime: Runtime, batch: Batch) -> Batch:
     """Send every part that has not been sent and has room, if there is any; as :func:`submit_batch`."""
+    if batch.reserved_at is None:
+        batch = reserve_cost(runtime, batch)
     while True:
         batch = divide_parts(runtime, batch)
         held = submit_parts(runtime, batch, list(filter(_is_pending, batch.parts)))

@@ -3,6 +3,7 @@
 from airflow_raif.store.browse import BatchFilter
 from airflow_raif.store.cleaning import OldBatches, OldCounts
 from airflow_raif.store.costs import CostFilter, CostGroup, CostRow
+from airflow_raif.store.entries import NewEntry, SharedEntry
 from airflow_raif.store.records import (
     AttemptLostError,
     BatchMissingError,
@@ -10,6 +11,7 @@ from airflow_raif.store.records import (
     EntryCounts,
     EntryRow,
     EntryTally,
+    KnownAnswer,
     NewBatch,
     NewPart,
     OpenCreate,
@@ -30,13 +32,16 @@ __all__ = [
     "EntryCounts",
     "EntryRow",
     "EntryTally",
+    "KnownAnswer",
     "NewBatch",
+    "NewEntry",
     "NewPart",
     "OldBatches",
     "OldCounts",
     "OpenCreate",
     "PartRows",
     "Repeat",
+    "SharedEntry",
     "Store",
     "WaitingPart",
 ]

@@ -24,7 +24,8 @@ def add(connection: Connection, new: NewBatch) -> Batch:
         "batch_id": new.batch_id, "provider": new.provider, "conn_id": new.conn_id, "model": new.model,
         "endpoint": new.endpoint, "status": BatchStatus.PENDING.value, "spool_uri": new.spool_uri,
         "output_schema": new.output_schema, "metadata": new.metadata, "created_at": new.created_at,
-        "round_policy": msgspec.to_builtins(new.round_policy),
+        "round_policy": msgspec.to_builtins(new.round_policy), "answer_scope": new.answer_scope,
+        "budget": msgspec.to_builtins(new.budget),
         "dag_id": claim and claim.dag_id, "run_id": claim and claim.run_id, "task_id": claim and claim.task_id,
         "map_index": claim and claim.map_index,
     }  # fmt: skip

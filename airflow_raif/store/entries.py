@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Table, case, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import EntryOutcome
-from airflow_raif.domain.errors import DuplicateCustomIdError, InputChangedError, InvalidBatchError
+from airflow_raif.domain.errors import DuplicateCustomIdError, InvalidBatchError
 from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.status import EntryStatus
 from airflow_raif.store import bulk
@@ -25,15 +25,23 @@ from airflow_raif.store.records import (
 )
 from airflow_raif.store.tables import among, entry, part
 
-#: An entry's (index, custom_id, part number, offset and length of its request in the part's file).
-NewEntry = tuple[int, str, int, int, int]
+#: An entry's (index, custom_id, part number, offset and length of its request in the part's file, content hash where
+#: its answer is kept for later batches).
+NewEntry = tuple[int, str, int, int, int, bytes | None]
+#: The same of one that takes the answer of another, and: that one's index, or part, offset and length of an answer.
+SharedEntry = tuple[int, str, int, int, int, bytes | None, int | None, int | None, int | None, int | None]
 #: An entry's index, and the part, offset and length of the request that repeats it.
 Moved = tuple[int, int, int, int]
 _NO_USAGE = (None,) * len(USAGE_COLUMNS)
 _COMPLETED = EntryStatus.COMPLETED.value
 
 _PAID_REASONS = ("invalid_output", "truncated", "refused")
-_NEW_COLUMNS = ("batch_key", "idx", "custom_id", "part_number", "request_offset", "request_length", "status")
+_NEW_COLUMNS = (
+    "batch_key", "status", "idx", "custom_id", "part_number", "request_offset", "request_length", "content_hash"
+)  # fmt: skip
+_SHARED_COLUMNS = (
+    *_NEW_COLUMNS, "same_as", "result_part", "result_offset", "result_length", "batch_cost", "standard_cost"
+)  # fmt: skip
 _RESULT_COLUMNS = (
     "result_part", "result_offset", "result_length", *USAGE_COLUMNS, "batch_cost", "standard_cost", "cost_is_estimated"
 )  # fmt: skip
@@ -67,10 +75,18 @@ def add(connection: Connection, batch_key: int, rows: Sequence[NewEntry]) -> Non
     """Insert entries; the custom_ids of a chunk differ among themselves already."""
     if rows:
         pending = EntryStatus.PENDING.value
-        bulk.insert(connection, _NEW_COLUMNS, [(batch_key, *row, pending) for row in rows])
+        bulk.insert(connection, _NEW_COLUMNS, [(batch_key, pending, *row) for row in rows])
 
 
-def check_chunk(rows: Sequence[NewEntry]) -> None:
+def add_shared(connection: Connection, batch_key: int, rows: Sequence[SharedEntry]) -> None:
+    """Insert entries that take answers of others, which cost nothing; those whose answer is there are completed."""
+    if rows:
+        pending = EntryStatus.PENDING.value
+        new = [(batch_key, pending if row[-1] is None else _COMPLETED, *row, 0, 0) for row in rows]
+        bulk.insert(connection, _SHARED_COLUMNS, new)
+
+
+def check_chunk(rows: Sequence[NewEntry | SharedEntry]) -> None:
     """Raise if two rows of a chunk have the same custom_id."""
     if len({row[1] for row in rows}) == len(rows):
         return
@@ -82,24 +98,18 @@ def check_chunk(rows: Sequence[NewEntry]) -> None:
 
 
 def find_duplicate(
-    connection: Connection, batch_key: int, rows: Sequence[NewEntry], error: IntegrityError
+    connection: Connection, batch_key: int, rows: Sequence[NewEntry | SharedEntry], error: IntegrityError
 ) -> InvalidBatchError:
-    """Tell which row, or its custom_id, is in the batch already, after an insert was refused."""
+    """Tell which row's custom_id is in the batch already, after an insert was refused."""
     for each in chunks(rows):
-        chunk = {row[0]: row[1] for row in each}
+        chunk = {row[1]: row[0] for row in each}
         found = connection.execute(
             select(entry.c.custom_id, entry.c.idx)
-            .where(
-                entry.c.batch_key == batch_key,
-                or_(entry.c.idx.in_(chunk), entry.c.custom_id.in_(list(chunk.values()))),
-            )
+            .where(entry.c.batch_key == batch_key, entry.c.custom_id.in_(list(chunk)))
             .limit(1)
         ).first()
-        if found is not None and found.idx in chunk:
-            return InputChangedError(f"the input changed: row {found.idx} was in a part of another model before")
         if found is not None:
-            second = next(index for index, custom_id in chunk.items() if custom_id == found.custom_id)
-            return duplicate(found.custom_id, found.idx, second)
+            return duplicate(found.custom_id, found.idx, chunk[found.custom_id])
     raise error
 
 
@@ -183,6 +193,13 @@ def end_of_rows(connection: Connection, batch_key: int, start: int, part_numbers
     return int(connection.execute(statement).scalar_one()) + 1
 
 
+def part_numbers(connection: Connection, batch_key: int, start: int, size: int) -> dict[int, int]:
+    """Return the numbers of the parts of the rows from an index on, so many at the most, as far as they are known."""
+    where = (entry.c.batch_key == batch_key, entry.c.idx >= start, entry.c.idx < start + size)
+    rows = connection.execute(select(entry.c.idx, entry.c.part_number).where(*where))
+    return {row.idx: row.part_number for row in rows}
+
+
 def parts_of(connection: Connection, batch_key: int, rows: PartRows) -> set[int]:
     """Return the numbers of the parts that hold these rows now."""
     return set(connection.scalars(select(entry.c.part_number).where(*_of(batch_key, rows)).distinct()))
@@ -205,11 +222,12 @@ def count(connection: Connection, batch_key: int, rows: PartRows | None = None) 
 
 
 def tally(connection: Connection, batch_key: int) -> list[EntryTally]:
-    """Add entries up by part, status and reason."""
+    """Add entries up by part, status and reason; those that take the answer of another are not sent, and not in it."""
     keys = (entry.c.part_number, entry.c.status, entry.c.reason)
     costs = (func.count(entry.c.batch_cost), func.sum(entry.c.batch_cost), func.sum(entry.c.standard_cost))
     statement = select(*keys, func.count(), func.sum(entry.c.request_length), *costs).group_by(*keys)
-    found = connection.execute(statement.where(entry.c.batch_key == batch_key).order_by(*keys)).all()
+    where = (entry.c.batch_key == batch_key, entry.c.same_as.is_(None))
+    found = connection.execute(statement.where(*where).order_by(*keys)).all()
     # PostgreSQL sums BIGINT to a decimal.
     return [EntryTally(*row[:3], *(int(value or 0) for value in row[3:])) for row in found]
 
@@ -252,6 +270,8 @@ def repeatable(
             *_of(batch_key, rows),
             entry.c.status == EntryStatus.FAILED.value,
             or_(entry.c.is_repeatable, has_reason) if wanted.passing else has_reason,
+            # Which is repeated, if at all, with the one it is the same as.
+            entry.c.same_as.is_(None),
             entry.c.idx >= start,
         )
         .order_by(entry.c.idx)
@@ -276,7 +296,7 @@ def page(connection: Connection, batch_key: int, start: int, size: int, rows: Pa
     """Return the next entries in input order, from an index on."""
     columns = (
         entry.c.idx, entry.c.custom_id, entry.c.status, entry.c.reason, entry.c.error, entry.c.result_part,
-        entry.c.result_offset, entry.c.result_length, entry.c.batch_cost, entry.c.standard_cost,
+        entry.c.result_offset, entry.c.result_length, entry.c.batch_cost, entry.c.standard_cost, entry.c.input_tokens,
     )  # fmt: skip
     statement = select(*columns).where(*_of(batch_key, rows), entry.c.idx >= start).order_by(entry.c.idx).limit(size)
     found: Sequence[Any] = connection.execute(statement).all()

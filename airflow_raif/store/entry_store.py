@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, EntryOutcome
 from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.usage import Cost, Usage
-from airflow_raif.store import entries, spooling
+from airflow_raif.store import answers, entries, spooling
 from airflow_raif.store.database import Database
-from airflow_raif.store.records import EntryCounts, EntryRow, EntryTally, PartRows, Repeat, money_of
+from airflow_raif.store.records import EntryCounts, EntryRow, EntryTally, KnownAnswer, PartRows, Repeat, money_of
 
 
 class EntryStore(Database):
     """Entries of the batches in one database."""
 
-    def add_entries(self, batch: Batch, rows: Sequence[entries.NewEntry]) -> None:
-        """Write pending entries.
+    def add_entries(
+        self, batch: Batch, rows: Sequence[entries.NewEntry], shared: Sequence[entries.SharedEntry] = ()
+    ) -> None:
+        """Write pending entries, and those that take answers of others.
 
         :raises DuplicateCustomIdError: a custom_id is in the batch twice; nothing of the chunk is written.
         :raises AttemptLostError: the batch is not this attempt's any more.
         """
-        entries.check_chunk(rows)
+        entries.check_chunk([*rows, *shared])
         try:
             with self._transaction() as connection:
                 spooling.check(connection, batch)
                 entries.add(connection, batch.id, rows)
+                entries.add_shared(connection, batch.id, shared)
         except Exception as error:
             cause = error.__cause__
             if not isinstance(cause, IntegrityError):
                 raise
             with self._transaction() as connection:
-                raise entries.find_duplicate(connection, batch.id, rows, cause) from error
+                raise entries.find_duplicate(connection, batch.id, [*rows, *shared], cause) from error
 
     def record_outcomes(self, batch: Batch, outcomes: Sequence[EntryOutcome]) -> int:
         """Write outcomes of entries that have none, or a worse one; return how many had none."""
@@ -70,6 +74,11 @@ class EntryStore(Database):
         with self._transaction() as connection:
             return entries.tally(connection, batch.id)
 
+    def count_shared(self, batch: Batch) -> tuple[int, int]:
+        """Count the entries that took answers of earlier batches, and those that are the same as others."""
+        with self._transaction() as connection:
+            return answers.count(connection, batch.id)
+
     def sum_entries(self, batch: Batch, rows: PartRows) -> tuple[Usage, Cost]:
         """Sum usage and cost of the results that rows have."""
         with self._transaction() as connection:
@@ -79,6 +88,31 @@ class EntryStore(Database):
         """Return the index after so many rows in these parts, from an index on."""
         with self._transaction() as connection:
             return entries.end_of_rows(connection, batch.id, start, part_numbers, count)
+
+    def part_numbers(self, batch: Batch, start: int, size: int) -> dict[int, int]:
+        """Return the numbers of the parts of the rows from an index on, so many at the most, as far as known."""
+        with self._transaction() as connection:
+            return entries.part_numbers(connection, batch.id, start, size)
+
+    def hand_on_outcomes(self, batch: Batch, part_number: int) -> int:
+        """Give every row that is the same as one of a part what became of that one; return how many there are."""
+        with self._transaction() as connection:
+            return answers.hand_on(connection, batch.id, part_number)
+
+    def keep_answers(self, batch: Batch, scope: bytes, part_number: int, at: datetime) -> None:
+        """Note the answers that came with a part for later batches."""
+        with self._transaction() as connection:
+            answers.keep(connection, batch.id, scope, part_number, at)
+
+    def renew_answers(self, batch: Batch, scope: bytes, part_number: int) -> None:
+        """Let the answers that a part's rows took from earlier batches be found in this one."""
+        with self._transaction() as connection:
+            answers.renew(connection, batch.id, scope, part_number)
+
+    def find_answers(self, scope: bytes, hashes: Sequence[bytes], answered_after: datetime) -> dict[bytes, KnownAnswer]:
+        """Return the answers that earlier batches got since a time, by the hashes of their requests."""
+        with self._transaction() as connection:
+            return answers.find(connection, scope, hashes, answered_after)
 
     def parts_of_rows(self, batch: Batch, rows: PartRows) -> set[int]:
         """Return the numbers of the parts that hold these rows now."""

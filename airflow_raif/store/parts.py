@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, true, update
 
-from airflow_raif.domain.batch import CANCEL_REQUESTED, Batch, Part, PartState, says_canceling
+from airflow_raif.domain.batch import CANCEL_REQUESTED, SHARED, Batch, Part, PartState, says_canceling
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.status import TERMINAL, BatchStatus, can_move, combine
@@ -26,8 +26,10 @@ _TOLD = [part_table.c[name] for name in ("id", "batch_key", "provider_batch_id",
 
 
 def add(connection: Connection, batch_key: int, new: NewPart) -> Part:
-    """Write a new part."""
+    """Write a new part; one whose rows take answers of others has nothing left to do."""
     values = msgspec.structs.asdict(new) | {"batch_key": batch_key, "refs": {}, "status": BatchStatus.PENDING.value}
+    if (at := values.pop("shared_at")) is not None:
+        values |= {"status": BatchStatus.ENDED.value, "raw_status": "shared", "ended_at": at, "results_fetched_at": at}
     return part_of(connection.execute(insert(part_table).values(values).returning(part_table)).mappings().one())
 
 
@@ -310,13 +312,16 @@ def update_batches(connection: Connection, keys: Collection[Any], at: datetime) 
     for chunk in chunks(sorted(keys)):
         known = _lock_batches(connection, chunk)
         parts: dict[int, list[Any]] = {key: [] for key in chunk}
-        statement = select(columns.batch_key, columns.status, columns.error).where(among(columns.batch_key, chunk))
+        told = (columns.batch_key, columns.status, columns.error, columns.model)
+        statement = select(*told).where(among(columns.batch_key, chunk))
         for row in connection.execute(statement.order_by(columns.number)):
             parts[row.batch_key].append(row)
         running: list[dict[str, Any]] = []
         over: list[dict[str, Any]] = []
         for key, rows in parts.items():
-            status = combine(BatchStatus(row.status) for row in rows)
+            # What takes answers of others says nothing of how the provider did.
+            sent = [row for row in rows if row.model != SHARED] or rows
+            status = combine(BatchStatus(row.status) for row in sent)
             current, is_whole = known[key]
             if status.is_terminal and not is_whole:
                 # More parts are to come.

@@ -11,6 +11,7 @@ from sqlalchemy import RowMapping
 
 from airflow_raif.domain.batch import Batch, Claim, Counts, Part
 from airflow_raif.domain.errors import StoreError
+from airflow_raif.domain.money import Budget
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost, Usage
@@ -72,6 +73,8 @@ class NewBatch(msgspec.Struct, kw_only=True, frozen=True):
     output_schema: dict[str, Any] | None
     metadata: dict[str, Any]
     round_policy: RoundPolicy = RoundPolicy()
+    answer_scope: bytes | None = None
+    budget: Budget = Budget()
     created_at: datetime
 
 
@@ -87,7 +90,10 @@ class NewPart(msgspec.Struct, kw_only=True, frozen=True):
     request_count: int
     request_bytes: int
     digest: str | None = None
+    rows_read: int | None = None
     is_synchronous: bool = False
+    #: Set for rows that take answers of others: when it was whole. Nothing of it is ever sent.
+    shared_at: datetime | None = None
 
 
 class WaitingPart(msgspec.Struct, frozen=True, gc=False):
@@ -168,6 +174,18 @@ class EntryRow(msgspec.Struct, frozen=True, gc=False):
     result_length: int | None
     batch_cost: int | None
     standard_cost: int | None
+    #: ``None``: no tokens were billed for it.
+    input_tokens: int | None
+
+
+class KnownAnswer(msgspec.Struct, frozen=True, gc=False):
+    """An answer of an earlier batch, and where it lies in that batch's spool."""
+
+    content_hash: bytes
+    batch_id: str
+    part_number: int
+    offset: int
+    length: int
 
 
 def batch_of(row: RowMapping, parts: list[Part]) -> Batch:
@@ -175,12 +193,13 @@ def batch_of(row: RowMapping, parts: list[Part]) -> Batch:
     claim = None
     if row["dag_id"] is not None:
         claim = Claim(row["dag_id"], row["run_id"], row["task_id"], row["map_index"])
-    names = set(Batch.__struct_fields__) & set(row) - {"status", "round_policy"}
+    names = set(Batch.__struct_fields__) & set(row) - {"status", "round_policy", "budget"}
     return Batch(
         **{name: row[name] for name in names},
         status=BatchStatus(row["status"]),
         claim=claim,
         round_policy=RoundPolicy(**row["round_policy"] or {}),
+        budget=Budget(**row["budget"] or {}),
         **_money_of(row),
         parts=parts,
     )

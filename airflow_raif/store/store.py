@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
+import msgspec
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, Claim, Part, PartState
+from airflow_raif.domain.money import Budget, History
 from airflow_raif.domain.queue import Quota, Refusal
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.store import batches, browse, costs, entries, parts, queue, spooling
+from airflow_raif.store import answers, batches, browse, budgets, costs, entries, parts, queue, spooling
 from airflow_raif.store.entry_store import EntryStore
 from airflow_raif.store.records import (
     ClaimTakenError,
@@ -95,6 +97,24 @@ class Store(EntryStore, UpkeepStore):
         """
         with self._transaction() as connection:
             spooling.finish(connection, batch, fingerprint, request_count, at)
+
+    def set_budget(self, batch: Batch, budget: Budget) -> Batch:
+        """Note what a batch may cost now."""
+        self._update_batch(batch.batch_id, budget=msgspec.to_builtins(budget))
+        return self.get_batch(batch.batch_id)
+
+    def reserve_cost(self, batch: Batch, cost: int, day_limit: int | None, at: datetime) -> int | None:
+        """Reserve what a batch will probably cost, in picodollars, of its connection's budget of the day.
+
+        :return: what others took of it, if too little is left, and nothing was reserved; otherwise ``None``.
+        """
+        with self._transaction() as connection:
+            return budgets.reserve(connection, batch, cost, day_limit, at)
+
+    def cost_history(self, batch: Batch, claim: Claim, model: str) -> History | None:
+        """Return what the last batch of a task took for a model, on the same connection."""
+        with self._transaction() as connection:
+            return budgets.history(connection, batch, claim, model)
 
     def record_error(self, batch_id: str, message: str) -> None:
         """Note what went wrong with a batch as a whole."""
@@ -194,6 +214,8 @@ class Store(EntryStore, UpkeepStore):
                 parts.add(connection, batch.id, each)
             for chunk in moved:
                 entries.move(connection, batch.id, chunk)
+            if batch.has_shared_rows:
+                answers.take_back(connection, batch.id)
             return True
 
     def record_upload(self, part_id: int, input_ref: str | None) -> None:

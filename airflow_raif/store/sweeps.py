@@ -8,7 +8,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, insert, or_, select, update
 
 from airflow_raif.domain.batch import Batch
-from airflow_raif.store import batches
+from airflow_raif.store import answers, batches
 from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
 from airflow_raif.store.tables import queue as queue_table
@@ -81,4 +81,7 @@ def mark_spool_deleted(connection: Connection, batch: Batch, at: datetime) -> bo
         )
         .values(spool_deleted_at=at)
     )
-    return connection.scalar(select(_batch.spool_deleted_at).where(_batch.id == batch.id)) is not None
+    is_deleted = connection.scalar(select(_batch.spool_deleted_at).where(_batch.id == batch.id)) is not None
+    if is_deleted:
+        answers.forget(connection, batch.id)
+    return is_deleted

@@ -1,4 +1,4 @@
-"""The tables: raif_batch, raif_part, raif_entry, raif_queue. No payload is in them, only where it lies in the spool."""
+"""The tables, raif_batch, raif_part, raif_entry and what they share. No payload is in them, only where it lies."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -101,6 +102,10 @@ batch = Table(
     Column("output_schema", JSON(none_as_null=True)),
     Column("metadata", JSON, nullable=False),
     Column("round_policy", JSON(none_as_null=True)),
+    Column("answer_scope", LargeBinary(16)),
+    Column("budget", JSON(none_as_null=True)),
+    Column("estimated_cost", BigInteger),
+    Column("reserved_at", UtcDateTime),
     *_usage_columns(),
     *_cost_columns(),
     Column("result_uri", Text),
@@ -138,6 +143,7 @@ part = Table(
     Column("request_count", BigInteger, nullable=False),
     Column("request_bytes", BigInteger, nullable=False),
     Column("digest", String(32)),
+    Column("rows_read", BigInteger),
     Column("piece_bytes", BigInteger),
     Column("intent_at", UtcDateTime),
     Column("input_ref", String(500)),
@@ -161,6 +167,8 @@ part = Table(
     sqlite_autoincrement=True,
 )
 
+Index("ix_raif_batch_conn_id_reserved_at", batch.c.conn_id, batch.c.reserved_at)
+
 #: What is known of a provider's queue for a connection and a model, or for all models (``""``) of a connection.
 queue = Table(
     "raif_queue",
@@ -171,6 +179,14 @@ queue = Table(
     Column("learnt_at", UtcDateTime),
     Column("refusals", Integer, nullable=False, server_default="0"),
     Column("held_until", UtcDateTime),
+)
+
+#: Locked by whoever reserves money of a connection's day.
+budget = Table(
+    "raif_budget",
+    metadata,
+    Column("conn_id", String(250), primary_key=True),
+    Column("day", String(10), primary_key=True),
 )
 
 entry = Table(
@@ -189,9 +205,29 @@ entry = Table(
     Column("result_offset", BigInteger),
     Column("result_length", Integer),
     Column("is_repeatable", Boolean, nullable=False, server_default="0"),
+    Column("content_hash", LargeBinary(16)),
+    Column("same_as", BigInteger),
     *_usage_columns(),
     *_cost_columns(),
     Index("uq_raif_entry_batch_key_custom_id", "batch_key", "custom_id", unique=True),
+    sqlite_with_rowid=False,
+)
+
+_is_duplicate = entry.c.same_as.is_not(None)
+Index(
+    "ix_raif_entry_batch_key_same_as", entry.c.batch_key, entry.c.same_as,
+    sqlite_where=_is_duplicate, postgresql_where=_is_duplicate,
+)  # fmt: skip
+
+#: Answers that later batches may take: the entry that has the newest one of a request.
+answer = Table(
+    "raif_answer",
+    metadata,
+    Column("scope", LargeBinary(16), primary_key=True),
+    Column("content_hash", LargeBinary(16), primary_key=True),
+    Column("batch_key", _Key, ForeignKey("raif_batch.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("idx", BigInteger, nullable=False),
+    Column("answered_at", UtcDateTime, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -6,6 +6,7 @@ import pytest
 
 from airflow_raif.adapters.registry import make_adapter
 from airflow_raif.domain.errors import LimitExceededError
+from airflow_raif.domain.sharing import Sharing
 from airflow_raif.services.create import create_batch
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.submit import submit_batch
@@ -15,6 +16,9 @@ from tests.support import PROVIDERS, defaults_of, runtime_of, settings_of
 #: Texts whose bytes are twice and three times as many as their characters.
 TEXTS = ["é" * 40, "漢" * 40, "x" * 40, "\u2028" * 40]
 
+#: Rows that are the same are sent, too.
+EACH_ROW = Sharing(within_batch=False)
+
 
 @pytest.fixture
 def cut(emulator, store, tmp_path):
@@ -22,7 +26,8 @@ def cut(emulator, store, tmp_path):
 
     def create(provider, given, defaults=None, **limits):
         with runtime_of(provider, emulator.url, store, tmp_path, limits=limits) as runtime:
-            batch = create_batch(runtime, given, defaults=defaults_of(provider, **(defaults or {})))
+            given_defaults = defaults_of(provider, **(defaults or {}))
+            batch = create_batch(runtime, given, defaults=given_defaults, sharing=EACH_ROW)
             folder = runtime.folder(batch.batch_id)
             sizes = [len(b"".join(folder.blocks(requests_file(part.number))())) for part in batch.parts]
             assert [part.request_bytes for part in batch.parts] == sizes
@@ -106,7 +111,7 @@ def test_one_model_in_a_part(provider, emulator, store, tmp_path):
     """Rows of two models, however they come, go into parts of their own, each cut by itself."""
     given = [{"prompt": "x", "model": "one" if n % 3 else "two"} for n in range(10)]
     with runtime_of(provider, emulator.url, store, tmp_path, limits={"max_requests": 4}) as runtime:
-        batch = create_batch(runtime, given, defaults=defaults_of(provider))
+        batch = create_batch(runtime, given, defaults=defaults_of(provider), sharing=EACH_ROW)
     assert sorted((part.model, part.request_count) for part in batch.parts) == [("one", 2), ("one", 4), ("two", 4)]
 
 

@@ -316,7 +316,7 @@ def test_embeddings(provider, endpoint, model, size, emulator, store, tmp_path):
 def test_embedding_inputs_of_openai_are_counted(emulator, store, tmp_path):
     """A part holds at most 50,000 embedding inputs, however few requests they come in."""
     defaults = RequestDefaults(model="text-embedding-3-small", endpoint="/v1/embeddings")
-    given = [{"body": {"input": ["x"] * 3}} for _ in range(4)]
+    given = [{"body": {"input": [f"x{n}"] * 3}} for n in range(4)]
     with runtime_of("openai", emulator.url, store, tmp_path, limits={"max_embedding_inputs": 6}) as runtime:
         batch = create_batch(runtime, given, defaults=defaults)
     assert [part.request_count for part in batch.parts] == [2, 2]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import sqlite3
 import sys
-from contextlib import closing
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import create_engine, make_url, text
 
 from airflow_raif.domain.batch import Claim
 from airflow_raif.emulator.faults import RowFault
@@ -24,8 +23,8 @@ from tests.support import defaults_of, read_rows
 
 @pytest.fixture
 def run_dag(migrated, repository, emulator_of, connections):
-    def run(name, conf=None, before=lambda: None, progress="polls:2", fault=None, **limits):
-        emulator = emulator_of(progress=Progress.parse(progress))
+    def run(name, conf=None, before=lambda: None, progress="polls:2", fault=None, at=None, **limits):
+        emulator = at or emulator_of(progress=Progress.parse(progress))
         emulator.state.faults.rows += [fault] if fault else []
         connections(emulator, **limits)
         before()
@@ -89,22 +88,76 @@ def test_prompt_template(run_dag):
     ]
 
 
-def test_sql_to_sql(run_dag, monkeypatch, tmp_path):
-    """From a table into the same table, twice: the second night finds what is new."""
-    address = tmp_path / "warehouse.db"
-    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "sqlite", "host": str(address)}))
-    with closing(sqlite3.connect(address, isolation_level=None)) as warehouse:
-        warehouse.execute("CREATE TABLE review (id INTEGER PRIMARY KEY, body TEXT, mood TEXT)")
-        for night in (range(3), range(3, 5)):
-            warehouse.executemany("INSERT INTO review VALUES (?, ?, NULL)", [(n, f"Review {n}") for n in night])
-            run, _ = run_dag("sql_to_sql")
-            assert run.state == "success"
-            assert output_of(run, "mood")["counts"]["completed"] == len(night)
-        run, _ = run_dag("sql_to_sql")
-        assert [ti.state for ti in run.get_task_instances()] == ["skipped"]
-        moods = warehouse.execute("SELECT mood FROM review").fetchall()
-    assert len(moods) == 5
-    assert {mood for (mood,) in moods} <= {"good", "bad"}
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def warehouse(request, tmp_path, monkeypatch):
+    """An empty database behind the connection ``warehouse``, by what runs a statement in it."""
+    if request.param == "sqlite":
+        address = make_url(f"sqlite:///{tmp_path}/warehouse.db")
+        connection = {"conn_type": "sqlite", "host": str(address.database)}
+    else:
+        address = make_url(request.getfixturevalue("postgres").create_database())
+        connection = {
+            "conn_type": "postgres", "host": address.host, "port": address.port, "login": address.username,
+            "password": address.password, "schema": address.database,
+        }  # fmt: skip
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+    engine = create_engine(address)
+
+    def run(statement, *rows):
+        with engine.begin() as opened:
+            result = opened.execute(text(statement), *rows)
+            return result.all() if result.returns_rows else []
+
+    yield run
+    engine.dispose()
+
+
+def test_sql_to_sql(run_dag, warehouse):
+    """From a table into the same table: the second night pays for what is new or changed, the third for nothing."""
+    warehouse("CREATE TABLE review (id INTEGER PRIMARY KEY, body TEXT, mood TEXT)")
+    insert, sent, emulator = "INSERT INTO review VALUES (:id, :body, NULL)", [], None
+    for night in (range(3), range(3, 5), ()):
+        if night:
+            warehouse(insert, [{"id": n, "body": f"Review {n}"} for n in night])
+            warehouse("UPDATE review SET body = body || '!' WHERE id = 1")
+        run, emulator = run_dag("sql_to_sql", at=emulator)
+        assert run.state == "success"
+        parts = output_of(run, "mood")["parts"]
+        sent.append(sum(part["request_count"] for part in parts if part["provider_batch_id"]))
+    assert emulator.state.creates["openai"] == 2
+    assert sent == [3, 3, 0]
+    assert {mood for (mood,) in warehouse("SELECT mood FROM review")} <= {"good", "bad"}
+
+
+def test_the_second_night_of_ten_thousand_rows(run_dag, warehouse):
+    """With one in a hundred changed, a hundred requests are sent; each row has the answer to what it says now."""
+    warehouse("CREATE TABLE review (id INTEGER PRIMARY KEY, body TEXT, mood TEXT)")
+    rows = [{"id": n, "body": f"Review {n}"} for n in range(10_000)]
+    warehouse("INSERT INTO review VALUES (:id, :body, NULL)", rows)
+    run, emulator = run_dag("sql_to_sql")
+    first = output_of(run, "mood")
+    warehouse("UPDATE review SET body = 'Another ' || body, mood = NULL WHERE id % 100 = 7")
+    run, _ = run_dag("sql_to_sql", at=emulator)
+    second = output_of(run, "mood")
+    assert [part["request_count"] for part in second["parts"] if part["provider_batch_id"]] == [100]
+    assert (second["reused"], second["counts"]["completed"]) == (9_900, 10_000)
+    assert float(second["cost"]["batch"]) < 0.02 * float(first["cost"]["batch"])
+    assert warehouse("SELECT count(*) FROM review WHERE mood IS NULL") == [(0,)]
+
+
+def test_budget(run_dag):
+    """It tells what it would cost; it stops before anything is sent; or it is done."""
+    run, emulator = run_dag("budget", {"only_tell": True})
+    (ti,) = run.get_task_instances()
+    assert ti.state == "skipped"
+    told = ti.xcom_pull(task_ids="slogans", key="raif_estimate")
+    assert (told["rows"], told["usage"]["output_tokens"], len(told["first_requests"])) == (2, 4000, 2)
+    assert 0.0001 < float(told["cost"]["batch"]) < 0.5
+    run, _ = run_dag("budget", {"max_cost": 0.0001}, at=emulator)
+    assert run.state == "failed"
+    assert sum(emulator.state.requests.values()) == 0
+    run, _ = run_dag("budget")
+    assert output_of(run, "slogans")["counts"]["completed"] == 2
 
 
 def test_decorator(run_dag):
@@ -170,9 +223,25 @@ def test_by_parts(run_dag):
     assert emulator.state.creates["openai"] == 4
 
 
-def test_cancel(run_dag):
+CANCEL = """
+from airflow.sdk import DAG
+from airflow_raif.operators.batch import CancelBatchOperator, SubmitBatchOperator
+from airflow_raif.sensors.batch import WaitForBatchSensor
+
+with DAG("cancel", schedule=None) as dag:
+    submit = SubmitBatchOperator(task_id="submit", conn_id="gemini_default", model="gemini-2.5-flash", requests=["x"])
+    wait = WaitForBatchSensor(task_id="wait", batch=submit.output, retries=1)
+    CancelBatchOperator(task_id="cancel", batch=submit.output) >> wait
+"""
+
+
+def test_cancel(migrated, emulator_of, connections, monkeypatch, tmp_path):
     """A cancel ends the batch, and the waiting task is told so."""
-    run, emulator = run_dag("cancel")
+    (tmp_path / "cancel.py").write_text(CANCEL)
+    monkeypatch.setattr("airflow.settings.DAGS_FOLDER", str(tmp_path))
+    emulator = emulator_of(progress=Progress.parse("polls:2"))
+    connections(emulator)
+    run = load(tmp_path, "cancel").dag.test()
     assert run.state == "success"
     assert output_of(run, "wait")["status"] == "canceled"
     assert emulator.state.requests["gemini.batches.cancel"] == 1

@@ -190,9 +190,29 @@ def test_errors_and_synchronous_calls(emulator):
     with pytest.raises(anthropic.NotFoundError):
         client.messages.create(**{**PARAMS, "model": "unknown"})
     assert any(model.id == "claude-haiku-4-5" for model in client.models.list())
-    text = {"type": "text", "text": "long " * 400, "cache_control": {"type": "ephemeral"}}
-    message = client.messages.create(**{**PARAMS, "messages": [{"role": "user", "content": [text]}]})
-    assert message.usage.cache_read_input_tokens > 0
+
+
+def test_the_prompt_cache(emulator):
+    """What is marked is written once and read afterwards; what is short or not marked is not."""
+    client = client_of(emulator)
+
+    def usage(text, ttl, ask="hi"):
+        mark = {"cache_control": {"type": "ephemeral", "ttl": ttl}} if ttl else {}
+        system = [{"type": "text", "text": text, **mark}]
+        found = client.messages.create(**{**PARAMS, "system": system, "messages": [{"role": "user", "content": ask}]})
+        assert found.usage.input_tokens > 0
+        created = found.usage.cache_creation
+        return (
+            created.ephemeral_5m_input_tokens, created.ephemeral_1h_input_tokens, found.usage.cache_read_input_tokens
+        )  # fmt: skip
+
+    long = "long " * 1500
+    written = usage(long, "1h")
+    assert written[1] > 1500
+    assert written == (0, written[1], 0)
+    assert usage(long, "1h", "something else") == (0, 0, written[1])
+    assert usage(long + "er", "5m")[0] > 1500
+    assert usage("short", "1h") == usage(long, None) == (0, 0, 0)
 
 
 def test_overloaded_rows(emulator):

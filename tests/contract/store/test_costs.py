@@ -25,7 +25,7 @@ def spent(store, batch_id, at=NIGHT, dag="nightly", models=("small",), provider=
         )
     )  # fmt: skip
     for number, model in enumerate(models):
-        store.add_entries(batch, [(number, f"row {number}", number, 0, 9)])
+        store.add_entries(batch, [(number, f"row {number}", number, 0, 9, None)])
         store.add_part(batch, NewPart(number=number, model=model, request_count=1, request_bytes=9))
     store.finish_spooling(batch, fingerprint="f", request_count=len(models), at=at)
     batch = store.get_batch(batch_id)

@@ -22,7 +22,7 @@ def begun(store):
             spool_uri="file:///s", output_schema=None, metadata={}, created_at=NOW,
         )
     )  # fmt: skip
-    store.add_entries(made, [(n, f"id {n}", n // 2, n * 10, 9) for n in range(3)])
+    store.add_entries(made, [(n, f"id {n}", n // 2, n * 10, 9, None) for n in range(3)])
     part = store.add_part(made, NewPart(number=0, model="m", request_count=2, request_bytes=20, digest="d" * 32))
     store.record_intent(part.id, NOW)
     store.record_submitted(part.id, state(), NOW)
@@ -38,7 +38,7 @@ def test_the_last_attempt_alone_goes_on(store, begun):
     taken = store.take_up_spooling(begun)
     assert (taken.spool_attempt, taken.parts[0].digest) == (1, "d" * 32)
     for write in (
-        lambda: store.add_entries(begun, [(7, "id 7", 1, 0, 9)]),
+        lambda: store.add_entries(begun, [(7, "id 7", 1, 0, 9, None)]),
         lambda: store.add_entries(begun, []),
         lambda: store.add_part(begun, NewPart(number=1, model="m", request_count=1, request_bytes=10)),
         lambda: finish(store, begun),
@@ -50,16 +50,16 @@ def test_the_last_attempt_alone_goes_on(store, begun):
     assert store.get_batch("b1") == taken
     finish(store, taken)
     with pytest.raises(AttemptLostError):
-        store.add_entries(taken, [(7, "id 7", 1, 0, 9)])
+        store.add_entries(taken, [(7, "id 7", 1, 0, 9, None)])
 
 
 def test_entries_without_their_part_are_forgotten(store, begun):
     """They are written again by who goes on; those of a part that was written are there once."""
     taken = store.take_up_spooling(begun)
     assert store.count_entries(taken).pending == 2
-    store.add_entries(taken, [(2, "id 2", 1, 0, 9)])
+    store.add_entries(taken, [(2, "id 2", 1, 0, 9, None)])
     with pytest.raises(InputChangedError, match="row 1 was in a part of another model"):
-        store.add_entries(taken, [(1, "id x", 1, 0, 9)])
+        store.add_entries(taken, [(1, "id x", 1, 0, 9, None)])
     assert store.count_entries(taken).pending == 3
 
 

@@ -49,7 +49,7 @@ def new_batch(store, batch_id="b1", claim=CLAIM, parts=1, per_part=3):
     made = half_made(store, batch_id, claim)
     for number in range(parts):
         start = number * per_part
-        store.add_entries(made, [(n, f"id {n}", number, n * 10, 9) for n in range(start, start + per_part)])
+        store.add_entries(made, [(n, f"id {n}", number, n * 10, 9, None) for n in range(start, start + per_part)])
         store.add_part(made, NewPart(number=number, model="m", request_count=per_part, request_bytes=30))
     store.finish_spooling(made, fingerprint="f", request_count=parts * per_part, at=NOW)
     return store.get_batch(batch_id)
@@ -134,7 +134,7 @@ def test_duplicate_custom_id_is_named(store, chunks):
     index = 0
     with pytest.raises(DuplicateCustomIdError, match=r"rows \d and \d have the same custom_id '[xy]'") as caught:
         for chunk in chunks:
-            store.add_entries(made, [(index + n, name, 0, 0, 1) for n, name in enumerate(chunk)])
+            store.add_entries(made, [(index + n, name, 0, 0, 1, None) for n, name in enumerate(chunk)])
             index += len(chunk)
     assert caught.value.row == index + 2 - (1 if len(chunks) == 2 else 0)
 
@@ -408,7 +408,7 @@ def test_a_discarded_batch_takes_nothing_more(store):
     new = half_made(store, "b1")
     for write in (
         lambda: store.add_part(old, NewPart(number=0, model="m", request_count=1, request_bytes=1)),
-        lambda: store.add_entries(old, [(0, "a", 0, 0, 1)]),
+        lambda: store.add_entries(old, [(0, "a", 0, 0, 1, None)]),
         lambda: store.finish_spooling(old, fingerprint="f", request_count=1, at=NOW),
     ):
         with pytest.raises(AttemptLostError):

@@ -22,7 +22,7 @@ def new_batch(store, batch_id, parts=1, *, is_whole=True):
         )
     )  # fmt: skip
     for number in range(parts):
-        store.add_entries(made, [(number, f"id {number}", number, 0, 9)])
+        store.add_entries(made, [(number, f"id {number}", number, 0, 9, None)])
         store.add_part(made, NewPart(number=number, model="m", request_count=1, request_bytes=30))
     if is_whole:
         store.finish_spooling(made, fingerprint="f", request_count=parts, at=NOW)

@@ -73,7 +73,7 @@ def test_a_function_makes_the_prompts(infer):
         return made if row["title"] == "Dune" else f"Sum up {row['title']}"
 
     books = [*BOOKS, {"isbn": 9, "title": "Ulysses", "pages": 730}, {"isbn": 10, "title": "Dune", "pages": 1}]
-    found, sent = infer(requests=books, id_column="isbn", prompt_template=prompt)
+    found, sent = infer(requests=books, id_column="isbn", prompt_template=prompt, deduplicate=False)
     assert [body["input"] for body in sent] == [
         "same for both", "How many pages has Emma?", "Sum up Ulysses", "same for both",
     ]  # fmt: skip

@@ -1,0 +1,75 @@
+"""Answers that earlier batches got to the same requests, read from their spools."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from airflow_raif.services.runtime import Runtime
+from airflow_raif.spool.files import results_file
+from airflow_raif.store import KnownAnswer
+
+log = logging.getLogger(__name__)
+
+#: Result files of earlier batches that are open at one time.
+MAX_OPEN_FILES = 8
+
+
+@dataclass
+class KnownAnswers:
+    """Finds answers by the hashes of their requests. Used as a context.
+
+    :param scope: what they are kept under.
+    :param kept_for: how old they may be.
+    """
+
+    runtime: Runtime
+    scope: bytes
+    kept_for: timedelta
+    #: By batch and part, the one that was read last at the end; ``None``: it is not there any more.
+    _files: dict[tuple[str, int], tuple[ExitStack, int] | None] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for file in filter(None, self._files.values()):
+            file[0].close()
+
+    def find(self, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the raw results of those of these requests that were answered; what cannot be read is left out."""
+        since = self.runtime.clock() - self.kept_for
+        known = self.runtime.store.find_answers(self.scope, hashes, since)
+        return dict(self._read(known.values()))
+
+    def _read(self, known: Iterable[KnownAnswer]) -> Iterable[tuple[bytes, bytes]]:
+        # In the order of the files each is opened once.
+        for each in sorted(known, key=lambda each: (each.batch_id, each.part_number, each.offset)):
+            if (file := self._open(each.batch_id, each.part_number)) is not None:
+                yield each.content_hash, os.pread(file[1], each.length, each.offset)
+
+    def _open(self, batch_id: str, part_number: int) -> tuple[ExitStack, int] | None:
+        key = (batch_id, part_number)
+        if key in self._files:
+            self._files[key] = file = self._files.pop(key)
+            return file
+        folder, name = self.runtime.folder(batch_id), results_file(part_number)
+        file = None
+        with ExitStack() as stack:
+            try:
+                file_number = stack.enter_context(folder.local_copy(name)).fileno()
+                file = (stack.pop_all(), file_number)
+            except FileNotFoundError:
+                log.warning("Answers of batch %s are not taken again, since its spool has no %s", batch_id, name)
+        self._files[key] = file
+        if len(self._files) > MAX_OPEN_FILES and (oldest := self._files.pop(next(iter(self._files)))) is not None:
+            oldest[0].close()
+        return file

@@ -1,0 +1,334 @@
+"""Rows that take answers of others: in one batch, and from earlier ones; none is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+
+import pytest
+
+from airflow_raif.domain.batch import Claim
+from airflow_raif.domain.errors import FailedBatchError, InputChangedError, InvalidRequestError
+from airflow_raif.domain.rounds import RoundPolicy
+from airflow_raif.domain.sharing import Sharing
+from airflow_raif.domain.status import BatchStatus
+from airflow_raif.emulator.faults import HttpFault, RowFault
+from airflow_raif.emulator.settings import Progress
+from airflow_raif.services import seen
+from airflow_raif.services.advance import advance_batch, advance_part
+from airflow_raif.services.apply import apply_part, apply_results
+from airflow_raif.services.cancel import cancel_batch
+from airflow_raif.services.manifest import manifest_of
+from airflow_raif.services.outcome import check_outcome
+from airflow_raif.services.poll import fetch_batch_status
+from airflow_raif.services.retain import delete_spool
+from airflow_raif.services.start import start_batch
+from tests.support import ANSWER, CLAIM, MODELS, PROVIDERS, defaults_of, folder, read_rows, runtime_of
+
+REUSE = Sharing(reuse_for=timedelta(days=30))
+
+
+@pytest.fixture(params=PROVIDERS)
+def provider(request):
+    return request.param
+
+
+@pytest.fixture
+def runtime(provider, emulator, store, tmp_path):
+    """Parts of four rows."""
+    with runtime_of(provider, emulator.url, store, tmp_path, limits={"max_requests": 4}) as opened:
+        yield opened
+
+
+def said(*texts):
+    return [{"custom_id": f"row {n}", "prompt": text, "shelf": n} for n, text in enumerate(texts)]
+
+
+def start(runtime, given, sharing=None, run="run", **values):
+    defaults = defaults_of(runtime.adapter.name, **values.pop("defaults", {}))
+    claim = Claim("dag", run, "task", -1)
+    return start_batch(runtime, lambda: iter(given), defaults=defaults, claim=claim, sharing=sharing, **values)
+
+
+def finish(runtime, batch):
+    while not (batch := advance_batch(runtime, batch.batch_id)).status.is_terminal:
+        fetch_batch_status(runtime, batch.batch_id)
+    return batch
+
+
+def run(runtime, given, sharing=None, run="run", **values):
+    return finish(runtime, start(runtime, given, sharing, run, **values))
+
+
+def results(runtime, batch, tmp_path):
+    place = folder(tmp_path / "out" / batch.batch_id)
+    return read_rows(apply_results(runtime, batch.batch_id, place).result_uri)
+
+
+def test_the_same_request_is_sent_once(provider, runtime, emulator, tmp_path):
+    """Each row has the answer, its own id and its own columns; it is billed once."""
+    batch = run(runtime, said("a", "b", "a", "c", "a", "b"))
+    assert [part.request_count for part in batch.parts if not part.is_shared] == [3]
+    found = results(runtime, batch, tmp_path)
+    assert [row["shelf"] for row in found] == list(range(6))
+    assert [row["custom_id"] for row in found] == [f"row {n}" for n in range(6)]
+    assert {row["status"] for row in found} == {"completed"}
+    answers = [row["output"] for row in found]
+    assert answers[0] == answers[2] == answers[4] != answers[1] == answers[5] != answers[3]
+    billed = [row["usage"] is not None for row in found]
+    assert billed == [True, True, False, True, False, False]
+    assert [row["cost"]["batch"] for row in found[2:3] + found[4:]] == [0, 0, 0]
+    manifest = manifest_of(runtime, batch)
+    assert manifest["counts"]["completed"] == manifest["request_count"] == 6
+    assert (manifest["duplicates"], manifest["reused"]) == (3, 0)
+    total = sum(row["usage"]["output_tokens"] for row in found if row["usage"])
+    assert manifest["usage"]["output_tokens"] == total
+
+
+def test_what_differs_is_sent(provider, runtime, tmp_path):
+    """A parameter, a system prompt or a model of its own makes another request."""
+    same = {"prompt": "a"}
+    other = MODELS[provider] + "-other"
+    given = [same, {**same, "max_tokens": 7}, {**same, "system": "Be brief."}, {**same, "model": other}, same]
+    batch = run(runtime, given)
+    assert sum(part.request_count for part in batch.parts if not part.is_shared) == 4
+    assert [row["usage"] is None for row in results(runtime, batch, tmp_path)] == [False] * 4 + [True]
+
+
+def test_each_row_is_sent_if_the_user_wants_that(provider, runtime):
+    """Several answers to one question are wanted sometimes."""
+    batch = run(runtime, said("a", "a", "a"), Sharing(within_batch=False))
+    assert [part.request_count for part in batch.parts] == [3]
+    assert batch.usage.output_tokens > 0
+
+
+def test_more_requests_than_are_kept_in_memory(provider, runtime, tmp_path, monkeypatch):
+    """Found again, whether the first one was put into the temporary file, is about to be, or is of the same chunk."""
+    monkeypatch.setattr(seen, "KEPT", 5)
+    given = said(*(f"text {n % 13}" for n in range(60)))
+    batch = run(runtime, given)
+    assert sum(part.request_count for part in batch.parts if not part.is_shared) == 13
+    found = results(runtime, batch, tmp_path)
+    assert all(row["output"] == found[n % 13]["output"] for n, row in enumerate(found))
+    assert [row["shelf"] for row in found] == list(range(60))
+
+
+def test_a_failure_is_handed_on_and_so_is_the_round_that_mends_it(provider, runtime, emulator, tmp_path):
+    """Only the first goes out again; the others wait for it, and get what it gets."""
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[0], batches=1))
+    batch = start(runtime, said("a", "b", "a"))
+    fetch_batch_status(runtime, batch.batch_id)
+    batch = advance_batch(runtime, batch.batch_id)
+    assert [part.request_count for part in batch.parts if part.round] == [1]
+    assert runtime.store.count_entries(batch).pending == 2
+    batch = finish(runtime, batch)
+    assert [row["status"] for row in results(runtime, batch, tmp_path)] == ["completed"] * 3
+    assert emulator.state.creates[provider] == 2
+
+
+@pytest.mark.parametrize("kind", ["errored", "invalid_json", "truncated"])
+def test_a_failure_for_good_is_everybodys(provider, runtime, emulator, tmp_path, kind):
+    """With its reason and the provider's words, and not sent again for the others."""
+    emulator.state.faults.rows.append(RowFault(kind=kind, rows=[0]))
+    policy = RoundPolicy(repeat_invalid_output=False)
+    batch = run(runtime, said("a", "b", "a"), defaults={"output_schema": ANSWER}, round_policy=policy)
+    first, other, same = results(runtime, batch, tmp_path)
+    assert first["status"] == "failed"
+    assert other["status"] == "completed"
+    assert {**same, "custom_id": "row 0", "shelf": 0, "usage": first["usage"], "cost": first["cost"]} == first
+    assert emulator.state.creates[provider] == 1
+
+
+def test_a_batch_that_failed_as_a_whole_is_failed(emulator, store, tmp_path):
+    """Rows with answers of earlier batches do not make it look better; a retry starts anew, and takes them again."""
+    with runtime_of("openai", emulator.url, store, tmp_path) as runtime:
+        run(runtime, said("a"), REUSE, "monday")
+        emulator.state.faults.failed_batches = 1
+        policy = RoundPolicy(max_rounds=0)
+        failed = run(runtime, said("a", "b", "b"), REUSE, "tuesday", round_policy=policy)
+        assert failed.status is BatchStatus.FAILED
+        with pytest.raises(FailedBatchError):
+            check_outcome(runtime, failed)
+        again = run(runtime, said("a", "b", "b"), REUSE, "tuesday", round_policy=policy)
+        assert again.batch_id != failed.batch_id
+        assert [row["status"] for row in results(runtime, again, tmp_path)] == ["completed"] * 3
+        assert manifest_of(runtime, again)["reused"] == 1
+
+
+def test_a_second_night_pays_only_what_changed(provider, runtime, emulator, tmp_path):
+    """Answers are taken over as they were; ids and columns are those of the new rows."""
+    first = run(runtime, said(*"abcdefgh"), REUSE, "monday")
+    before = results(runtime, first, tmp_path)
+    texts = list("abcdefgh")
+    texts[3] = "changed"
+    given = [{"custom_id": f"new {n}", "prompt": text, "night": 2} for n, text in enumerate(texts)]
+    second = run(runtime, given, REUSE, "tuesday")
+    assert [part.request_count for part in second.parts if not part.is_shared] == [1]
+    found = results(runtime, second, tmp_path)
+    assert [row["custom_id"] for row in found] == [f"new {n}" for n in range(8)]
+    assert [row["output"] == old["output"] for row, old in zip(found, before, strict=True)] == [
+        n != 3 for n in range(8)
+    ]
+    assert {row["night"] for row in found} == {2}
+    assert [row["usage"] is not None for row in found] == [n == 3 for n in range(8)]
+    manifest = manifest_of(runtime, second)
+    assert (manifest["reused"], manifest["duplicates"]) == (7, 0)
+    assert manifest["usage"]["output_tokens"] == found[3]["usage"]["output_tokens"]
+    assert manifest["counts"]["completed"] == 8
+
+
+def test_a_night_without_a_change_sends_nothing(provider, runtime, emulator, tmp_path):
+    """The batch has ended as it is made, and is applied like any other."""
+    run(runtime, said(*"abcdef"), REUSE, "monday")
+    calls = sum(emulator.state.creates.values())
+    second = start(runtime, said(*"fedcba"), REUSE, "tuesday")
+    assert second.status is BatchStatus.ENDED
+    second = advance_batch(runtime, second.batch_id)
+    assert {row["status"] for row in results(runtime, second, tmp_path)} == {"completed"}
+    assert sum(emulator.state.creates.values()) == calls
+    assert start(runtime, said(*"fedcba"), REUSE, "tuesday").batch_id == second.batch_id
+
+
+def test_answers_outlive_the_spool_that_they_came_from(provider, runtime, emulator, tmp_path):
+    """A batch that took them keeps a copy, which the next one takes; where no copy is left the row is paid again."""
+    first = run(runtime, said("a", "b"), REUSE, "monday")
+    second = run(runtime, said("a", "c"), REUSE, "tuesday")
+    for batch in (first, second):
+        results(runtime, batch, tmp_path)
+    assert delete_spool(runtime.store, runtime.spool, runtime.store.get_batch(first.batch_id), runtime.clock())
+    third = run(runtime, said("a", "b", "c"), REUSE, "wednesday")
+    assert [row["usage"] is None for row in results(runtime, third, tmp_path)] == [True, False, True]
+
+
+def test_answers_grow_old(runtime, tmp_path):
+    """Those older than the user wants are not taken, however often they were taken since."""
+    run(runtime, said("a"), REUSE, "monday")
+
+    def at(days):
+        return dataclasses.replace(runtime, clock=lambda: runtime.clock() + timedelta(days=days))
+
+    assert manifest_of(runtime, run(at(20), said("a"), REUSE, "later"))["reused"] == 1
+    assert manifest_of(runtime, run(at(31), said("a"), REUSE, "late"))["reused"] == 0
+    assert manifest_of(runtime, run(at(40), said("a"), REUSE, "later still"))["reused"] == 1
+
+
+def test_failures_are_not_taken_over(provider, runtime, emulator, tmp_path):
+    """The next batch tries again."""
+    emulator.state.faults.rows.append(RowFault(kind="errored", rows=[0], batches=1))
+    run(runtime, said("a", "b"), REUSE, "monday")
+    second = run(runtime, said("a", "b"), REUSE, "tuesday")
+    assert [row["status"] for row in results(runtime, second, tmp_path)] == ["completed"] * 2
+    assert manifest_of(runtime, second)["reused"] == 1
+
+
+def test_answers_of_another_place_are_not_taken(emulator, store, tmp_path):
+    """Another schema, endpoint, provider or host may answer otherwise; nor are those of batches that kept none."""
+    with runtime_of("openai", emulator.url, store, tmp_path) as runtime:
+        run(runtime, said("a"), None, "kept none")
+        assert manifest_of(runtime, run(runtime, said("a"), REUSE, "first"))["reused"] == 0
+        schema = {"output_schema": {**ANSWER, "title": "Other"}}
+        assert manifest_of(runtime, run(runtime, said("a"), REUSE, "schema", defaults=schema))["reused"] == 0
+        chat = {"endpoint": "/v1/chat/completions"}
+        assert manifest_of(runtime, run(runtime, said("a"), REUSE, "endpoint", defaults=chat))["reused"] == 0
+        assert manifest_of(runtime, run(runtime, said("a"), REUSE, "again"))["reused"] == 1
+    other = emulator.url.replace("127.0.0.1", "localhost")
+    with runtime_of("openai", other, store, tmp_path) as runtime:
+        assert manifest_of(runtime, run(runtime, said("a"), REUSE, "host"))["reused"] == 0
+
+
+def test_a_spool_that_lost_its_files(provider, runtime, tmp_path, caplog):
+    """Its rows are sent, with a warning: a row without an answer is never made."""
+    first = run(runtime, said("a"), REUSE, "monday")
+    runtime.folder(first.batch_id).delete()
+    second = run(runtime, said("a"), REUSE, "tuesday")
+    assert [row["status"] for row in results(runtime, second, tmp_path)] == ["completed"]
+    assert manifest_of(runtime, second)["reused"] == 0
+    assert f"Answers of batch {first.batch_id} are not taken again" in caplog.text
+
+
+def test_parts_applied_by_themselves(runtime, provider, emulator, tmp_path):
+    """Each row is in one file, whichever part it hangs on, rounds included."""
+    run(runtime, said("x", "y"), REUSE, "monday")
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[1], batches=1))
+    given = said("a", "x", "b", "a", "c", "d", "b", "e", "y", "f")
+    batch = start(runtime, given, REUSE, "tuesday")
+    fetch_batch_status(runtime, batch.batch_id)
+    batch = advance_batch(runtime, batch.batch_id, may_fetch=False)
+    found = []
+    for part in batch.first_parts:
+        while not advance_part(runtime, batch.batch_id, part.number).is_fetched:
+            fetch_batch_status(runtime, batch.batch_id)
+    for part in batch.first_parts:
+        share = apply_part(runtime, batch.batch_id, part.number, folder(tmp_path / "out"))
+        found += read_rows(share.part.result_uri)
+    assert sorted(row["shelf"] for row in found) == list(range(10))
+    assert {row["status"] for row in found} == {"completed"}
+    assert runtime.store.get_batch(batch.batch_id).applied_at is not None
+
+
+def broken_off(given, after):
+    yield from given[:after]
+    raise RuntimeError("the worker dies")
+
+
+def test_an_attempt_that_broke_off_while_it_read(provider, runtime, emulator, tmp_path):
+    """The next one finds each row where the first one put it, and the parts that were sent are not sent again."""
+    run(runtime, said("x", "y", "z"), REUSE, "monday")
+    creates = emulator.state.creates[provider]
+    given = said("a", "x", "b", "a", "c", "d", "e", "y", "b", "f", "g", "h", "i", "z", "a", "j")
+    for after in (9, 12):
+        with pytest.raises(RuntimeError, match="dies"):
+            start(runtime, broken_off(given, after), REUSE, "tuesday")
+    batch = run(runtime, given, REUSE, "tuesday")
+    found = results(runtime, batch, tmp_path)
+    assert [row["shelf"] for row in found] == list(range(16))
+    assert {row["status"] for row in found} == {"completed"}
+    assert sum(part.request_count for part in batch.parts if not part.is_shared) == 10
+    assert emulator.state.creates[provider] == creates + 3
+    by_text = {row["prompt"]: answer["output"] for row, answer in zip(given, found, strict=True)}
+    assert all(answer["output"] == by_text[row["prompt"]] for row, answer in zip(given, found, strict=True))
+
+
+def test_another_input_after_an_attempt_that_broke_off(runtime):
+    """Is seen by what the sent parts were made of."""
+    given = said("a", "b", "a", "c", "d", "e")
+    with pytest.raises(RuntimeError, match="dies"):
+        start(runtime, broken_off(given, 6))
+    with pytest.raises(InputChangedError):
+        start(runtime, said("a", "a", "b", "c", "d", "e"))
+
+
+def test_a_bad_row_after_shared_ones(provider, runtime, store):
+    """Nothing is left of a batch of which nothing was sent."""
+    with pytest.raises(InvalidRequestError, match="row 3"):
+        start(runtime, [*said("a", "a", "b"), {"custom_id": "x", "prompt": ""}])
+    assert store.find_by_claim(CLAIM) is None
+
+
+def test_one_id_of_a_row_and_of_its_double(runtime):
+    """Is refused like any other id that comes twice."""
+    with pytest.raises(InvalidRequestError, match="rows 0 and 1 have the same custom_id 'one'"):
+        start(runtime, [{"custom_id": "one", "prompt": "a"}, {"custom_id": "one", "prompt": "a"}])
+
+
+def test_a_cancel_ends_those_that_wait_for_others(emulator_of, store, tmp_path):
+    """What was reused is there all the same."""
+    emulator = emulator_of()
+    with runtime_of("anthropic", emulator.url, store, tmp_path) as runtime:
+        run(runtime, said("x"), REUSE, "monday")
+        object.__setattr__(emulator.settings, "progress", Progress.parse("polls:1000"))
+        batch = start(runtime, said("a", "a", "x"), REUSE, "tuesday")
+        cancel_batch(runtime, batch.batch_id)
+        batch = finish(runtime, batch)
+        assert batch.status is BatchStatus.CANCELED
+        found = results(runtime, batch, tmp_path)
+        assert [row["reason"] for row in found] == ["canceled", "canceled", None]
+
+
+def test_a_create_that_is_refused_leaves_them_waiting(runtime, provider, emulator):
+    """A retry sends it and they get their answers."""
+    emulator.state.faults.http.append(HttpFault(route=f"{provider}.*create*", status=400))
+    with pytest.raises(Exception, match="400"):
+        start(runtime, said("a", "a"))
+    batch = finish(runtime, start(runtime, said("a", "a")))
+    assert runtime.store.count_entries(batch).completed == 2
