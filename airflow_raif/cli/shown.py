@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -21,9 +23,20 @@ def clean(value: object) -> str:
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
-def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write rows under a head."""
-    table = Table(*columns)
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, in the plural where it is one."""
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number} {noun}{ending}"
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Collection[str] = ()) -> None:
+    """Write rows under a head.
+
+    :param numbers: the columns of numbers, which stand one under the other.
+    """
+    table = Table()
+    for name in columns:
+        table.add_column(name, justify="right" if name in numbers else "left")
     for row in rows:
         # Text, unlike str, is not read as markup.
         table.add_row(*(Text(clean(value), overflow="fold") for value in row))
@@ -62,6 +75,19 @@ def ask(question: str) -> None:
     answer = sys.stdin.readline()
     if answer.strip().lower() not in ("y", "yes"):
         fail("Nothing was done." if answer else "Nothing was done: nobody answered; say --yes to be asked nothing.")
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """Show how far long work is, where a person looks at it; yields what is told of each piece that is done."""
+    console = Console(stderr=True)
+    if not console.is_terminal or total == 0:
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def _console() -> Console:

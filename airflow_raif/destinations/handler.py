@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import msgspec
 from airflow_raif.domain.errors import ConfigurationError, HandlerError
 
 if TYPE_CHECKING:
+    from airflow_raif.services.results import Results
     from airflow_raif.spool.files import Folder
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ class BatchHandler:
 
     After all results are through, ``on_batch_completion`` is called, then one of ``on_batch_success`` and
     ``on_batch_failure``; if they return, none of it is called for the batch again. A worker that dies is made good by
-    the next attempt, which calls again what was going on: of the results those of one chunk at most.
+    the next attempt, which calls again what was going on: of the results those of one chunk at most. Failed rows that a
+    person has sent again are brought anew, they alone, and then the batch.
 
     Of a batch that is applied by parts, each task brings the results of its part to a handler of its own; the task that
     is the last to be through with them calls what follows for the batch.
@@ -87,27 +89,44 @@ class _Progress(msgspec.Struct):
 
     next: int = 0
     failed: set[int] = set()
+    #: How many parts the batch had; if it has more, rows of it were sent again since.
+    part_count: int = 0
+    #: Only rows are brought that are in a part from this number on; before it is what was brought earlier.
+    first_part: int = 0
 
 
-def handle_results(handler: BatchHandler, rows: Iterable[Row], folder: Folder, part: int | None = None) -> None:
+def handle_results(
+    handler: BatchHandler,
+    results: Results,
+    count: int,
+    folder: Folder,
+    ids_from: Callable[[int], Iterator[str]],
+    part: int | None = None,
+) -> None:
     """Bring a handler every result that it did not take before.
 
+    :param count: how many results there are.
     :param folder: keeps how far it came.
+    :param ids_from: yields the ids of the rows whose results came with a part from this number on, in their order.
     :param part: number of the part whose results they are; default: they are those of the whole batch.
     :raises HandlerError: it raised for some of the results; they alone come again.
     """
     name = PROGRESS_FILE if part is None else PART_PROGRESS_FILE.format(part)
-    progress = _read(folder, name)
-    numbered, first = enumerate(rows), None
+    progress = _read(folder, name, len(results.batch.parts), count)
+    is_new = _among(ids_from(progress.first_part)) if progress.first_part else lambda _: True
+    numbered, first = enumerate(results), None
     while chunk := list(islice(numbered, CHUNK_ROWS)):
-        wanted = [(index, row) for index, row in chunk if index >= progress.next or index in progress.failed]
+        wanted = [
+            (index, row) for index, row in chunk if (is_new(row) and index >= progress.next) or index in progress.failed
+        ]
         for index, error in _bring(handler, wanted):
             if error is None:
                 progress.failed.discard(index)
                 continue
             progress.failed.add(index)
             first = first or f"{dict(wanted)[index]['custom_id']!r}: {type(error).__name__}: {error}"
-        if wanted:
+        is_last = chunk[-1][0] + 1 == count
+        if wanted or is_last:
             progress.next = max(progress.next, chunk[-1][0] + 1)
             with folder.write(name) as file:
                 file.write(msgspec.json.encode(progress))
@@ -145,7 +164,27 @@ def _raised(take: Callable[[Any], object], given: Any) -> Exception | None:
     return None
 
 
-def _read(folder: Folder, name: str) -> _Progress:
-    if not folder.exists(name):
-        return _Progress()
-    return msgspec.json.decode(b"".join(folder.blocks(name)()), type=_Progress)
+def _among(ids: Iterator[str]) -> Callable[[Row], bool]:
+    """Return what tells whether a row has one of these ids; rows and ids come in one order."""
+    current = next(ids, None)
+
+    def is_among(row: Row) -> bool:
+        nonlocal current
+        is_found = bool(row["custom_id"] == current)
+        if is_found:
+            current = next(ids, None)
+        return is_found
+
+    return is_among
+
+
+def _read(folder: Folder, name: str, part_count: int, count: int) -> _Progress:
+    progress = _Progress()
+    if folder.exists(name):
+        progress = msgspec.json.decode(b"".join(folder.blocks(name)()), type=_Progress)
+    if 0 < progress.part_count < part_count:
+        # Of rows that were not all brought before, all are brought again: what was brought of them is not known.
+        first_part = progress.part_count if progress.next >= count else progress.first_part
+        progress = _Progress(failed=progress.failed, first_part=first_part)
+    progress.part_count = part_count
+    return progress

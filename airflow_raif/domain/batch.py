@@ -223,8 +223,17 @@ class Batch(msgspec.Struct, kw_only=True):
 
     @property
     def was_canceled(self) -> bool:
-        """Whether rows were canceled before they had a first chance; in a round they had one."""
-        return self.is_cut_short or any(part.status is BatchStatus.CANCELED and not part.round for part in self.parts)
+        """Whether rows were canceled before they had a first chance; in a round they had one.
+
+        Only a person lets a round follow on that.
+        """
+        ends = [part.ended_at for part in self.parts if part.status is BatchStatus.CANCELED and not part.round]
+        return self.is_cut_short or (bool(ends) and not self._has_round_since(max(filter(None, ends), default=None)))
+
+    def _has_round_since(self, at: datetime | None) -> bool:
+        rounds = [part for part in self.parts if part.round and part.status is not BatchStatus.CANCELED]
+        sent = [part.intent_at or part.submitted_at for part in rounds]
+        return any(sent_at is None or at is None or sent_at > at for sent_at in sent)
 
 
 class EntryOutcome(msgspec.Struct, frozen=True, gc=False):

@@ -24,6 +24,7 @@ RaifError                        retryable: bool
   BatchOutcomeError              how a batch ended, when that fails the task
     FailedBatchError, ExpiredBatchError, CanceledBatchError, PartialBatchError, DeadlineExceededError
   HandlerError                   the user's handler raised (retryable)
+  TaskMissingError               Airflow does not know a batch's task any more
   StoreError                     the metadata tables
     StoreUnavailableError        retryable
     StoreNotReadyError           wrong or missing revision; says what to run
@@ -210,6 +211,16 @@ class HandlerError(RaifError):
     """A handler of the user's raised for some of the results."""
 
     retryable = True
+
+
+class TaskMissingError(RaifError):
+    """The task that a batch belongs to is in Airflow no more, so nobody goes on with the batch."""
+
+    def __init__(self, dag_id: str, run_id: str, task_id: str) -> None:
+        super().__init__(
+            f"Airflow knows no task {task_id!r} in run {run_id!r} of Dag {dag_id!r} any more, so none goes on with the"
+            " batch; in a task of your own BatchHook's advance_batch and apply_batch_results do"
+        )
 
 
 class StoreError(RaifError):

@@ -16,6 +16,17 @@ _PASSING_CODES = frozenset((
 _PASSING_STATUSES = frozenset((408, 429))
 
 
+class Selection(msgspec.Struct, frozen=True):
+    """Which failed entries go out again."""
+
+    #: Those that failed for one of these reasons.
+    reasons: list[str]
+    #: Also those whose failure says nothing against the request, whatever the reason.
+    passing: bool = False
+    #: The limit of answers that were cut off; never the same one again.
+    truncated_max_tokens: int | None = None
+
+
 class RoundPolicy(msgspec.Struct, frozen=True):
     """What is sent again, kept with the batch so that whoever takes it up goes on in the same way.
 
@@ -31,14 +42,14 @@ class RoundPolicy(msgspec.Struct, frozen=True):
     #: At most so many leftovers go through the synchronous API, at its price, instead of another round.
     synchronous_stragglers: int = 0
 
-    def reasons(self) -> list[str]:
-        """Return the reasons that are repeated on the user's wish."""
+    def wanted(self) -> Selection:
+        """Return what a round repeats by itself."""
         found = []
         if self.repeat_invalid_output:
             found.append(FailureReason.INVALID_OUTPUT.value)
         if self.truncated_max_tokens is not None:
             found.append(FailureReason.TRUNCATED.value)
-        return found
+        return Selection(found, passing=True, truncated_max_tokens=self.truncated_max_tokens)
 
 
 def is_worth_repeating(reason: FailureReason | None, code: str | None = None, status: int | None = None) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from pathlib import Path
+from typing import NoReturn
 
 from airflow_raif.emulator.faults import parse_faults
+from airflow_raif.emulator.options import OPTIONS
 from airflow_raif.emulator.server import EmulatorServer
 from airflow_raif.emulator.settings import EmulatorSettings, Progress
 
@@ -20,26 +21,23 @@ Faults: PUT {url}/_emulator/faults; counters: GET {url}/_emulator/state
 Ctrl-C stops it."""
 
 
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 65_536):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 65535")
-    return int(text)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Serve until a signal comes."""
     parser = argparse.ArgumentParser(prog="python -m airflow_raif.emulator", description=__doc__)
-    parser.add_argument("--port", type=_port, default=8765, help="loopback port, 0 for a free one (default 8765)")
-    parser.add_argument("--progress", default="seconds:5", help="immediate, polls:N or seconds:N (default seconds:5)")
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME=VALUE", help="may be given several times")
-    parser.add_argument("--record", type=Path, help="write the replies to this JSON file at the end")
-    given = parser.parse_args(arguments)
+    for name, values in OPTIONS.items():
+        parser.add_argument(name, **values)
+    serve(parser.parse_args(arguments))
+    return 0
+
+
+def serve(given: argparse.Namespace) -> None:
+    """Serve as the options say until a signal comes; ends the process with 2 at an option that is wrong."""
     try:
         progress, faults = Progress.parse(given.progress), parse_faults(given.fault)
     except ValueError as error:
-        parser.error(str(error))
+        _fail(2, str(error))
     if given.record and not given.record.parent.is_dir():
-        parser.error(f"--record: there is no directory {given.record.parent}")
+        _fail(2, f"--record: there is no directory {given.record.parent}")
     signals = {signal.SIGINT, signal.SIGTERM}
     # Blocked before the server's thread starts, so that they reach this one alone.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -49,11 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
         )
         server.start()
     except OSError as error:
-        parser.exit(1, f"port {given.port} cannot be served: {error.strerror}; choose another with --port\n")
+        _fail(1, f"port {given.port} cannot be served: {error.strerror}; choose another with --port")
     print(_ADDRESSES.format(url=server.url), flush=True)
     signal.sigwait(signals)
     server.stop()
-    return 0
+
+
+def _fail(code: int, why: str) -> NoReturn:
+    print(why, file=sys.stderr)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

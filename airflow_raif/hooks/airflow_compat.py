@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from airflow.configuration import AIRFLOW_HOME
@@ -14,13 +17,17 @@ from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 from airflow.sdk.observability.stats import Stats
 
 from airflow_raif.domain.batch import Claim
+from airflow_raif.domain.errors import TaskMissingError
 
 __all__ = [
     "AIRFLOW_HOME",
     "AirflowNotFoundException",
+    "ClearedTasks",
     "aask_database",
     "ask_database",
     "ask_secrets_backend",
+    "clear_task",
+    "connections_of_types",
     "ended_state",
     "initialize_metrics",
     "metrics_client",
@@ -28,6 +35,7 @@ __all__ = [
     "read_xcom",
     "task_is_over",
     "task_state",
+    "triggerer_heartbeat",
 ]
 
 log = logging.getLogger(__name__)
@@ -200,3 +208,96 @@ def _supervisor() -> Any:
     from airflow.sdk.execution_time import task_runner
 
     return getattr(task_runner, "SUPERVISOR_COMMS", None)
+
+
+@dataclass(frozen=True)
+class ClearedTasks:
+    """Tasks of one run that were cleared, or would be."""
+
+    #: In the order of their names; a mapped one with its index.
+    names: list[str]
+    #: Those among them that are not over: they run, wait, or are about to.
+    unfinished: list[str]
+    #: Nothing runs before its Dag is unpaused.
+    is_paused: bool
+
+
+def clear_task(claim: Claim, *, dry_run: bool = False) -> ClearedTasks:
+    """Have a task instance, and all that is downstream of it in its run, run again, as Airflow's own clear does.
+
+    Only in a process that sees Airflow's database: the API server, a command. Who may do it is to be asked before.
+
+    :param dry_run: only tell what would be cleared.
+    :raises TaskMissingError: Airflow does not know the Dag, the run or the task any more.
+    """
+    from airflow.models.dag import DagModel
+    from airflow.models.dagbag import DBDagBag
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import clear_task_instances, find_relevant_relatives
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        run = session.scalar(select(DagRun).where(DagRun.dag_id == claim.dag_id, DagRun.run_id == claim.run_id))
+        dag = DBDagBag(load_op_links=False).get_dag_for_run(run, session=session) if run is not None else None
+        found: list[Any] = []
+        if dag is not None and dag.has_task(claim.task_id):
+            plain = [claim.task_id] if claim.map_index < 0 else []
+            mapped = [] if plain else [(claim.task_id, claim.map_index)]
+            after = find_relevant_relatives(
+                plain, mapped, dag=dag, run_id=claim.run_id, direction="downstream", session=session
+            )
+            tasks = [*plain, *mapped, *after]
+            found = list(dag.clear(dry_run=True, task_ids=tasks, run_id=claim.run_id, session=session))
+        if not any((ti.task_id, ti.map_index) == (claim.task_id, claim.map_index) for ti in found):
+            raise TaskMissingError(claim.dag_id, claim.run_id, claim.task_id)
+        unfinished = [_name_of(ti) for ti in found if _is_unfinished(ti, run)]
+        is_paused = session.scalar(select(DagModel.is_paused).where(DagModel.dag_id == claim.dag_id))
+        cleared = ClearedTasks(sorted(map(_name_of, found)), sorted(unfinished), bool(is_paused))
+        if not dry_run:
+            clear_task_instances(found, session)
+    return cleared
+
+
+def _is_unfinished(ti: Any, run: Any) -> bool:
+    """Whether a task instance runs, waits, or is about to; one without a state comes to its turn while its run goes."""
+    return str(run.state) in ("queued", "running") if ti.state is None else str(ti.state) not in _FINISHED
+
+
+def _name_of(ti: Any) -> str:
+    return str(ti.task_id) if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
+
+
+def triggerer_heartbeat() -> tuple[datetime | None, bool]:
+    """Return when a triggerer was last heard of, and whether one is alive; asked of Airflow's database."""
+    from airflow.jobs.job import most_recent_job
+
+    job = most_recent_job("TriggererJob")
+    return (None, False) if job is None else (job.latest_heartbeat, bool(job.is_alive()))
+
+
+def connections_of_types(types: Collection[str]) -> list[str]:
+    """Return the connections of some types in Airflow's database and environment; secrets backends cannot be listed."""
+    from airflow.models import Connection
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        found = set(session.scalars(select(Connection.conn_id).where(Connection.conn_type.in_(list(types)))))
+    for name, value in os.environ.items():
+        conn_id = name.removeprefix("AIRFLOW_CONN_").lower()
+        if name.startswith("AIRFLOW_CONN_") and _type_of(value) in types:
+            found.add(conn_id)
+    return sorted(found)
+
+
+def _type_of(connection: str) -> str:
+    """Return the type of a connection that is written as an address or as JSON."""
+    try:
+        return (
+            str(json.loads(connection).get("conn_type", ""))
+            if connection.startswith("{")
+            else (connection.partition("://")[0].replace("-", "_"))
+        )
+    except ValueError:
+        return ""

@@ -16,11 +16,12 @@ def spool_folder() -> Folder:
 
 def result_folder(output_path: str | None, batch_id: str) -> Folder:
     """Return the folder of a batch's results: the one asked for, or the batch's own in ``[raif] result_path``."""
-    if output_path:
-        return folder_at(output_path)
-    return folder_at(conf.get("raif", "result_path", fallback="") or f"file://{AIRFLOW_HOME}/raif_results").child(
-        batch_id
-    )
+    return folder_at(output_path) if output_path else folder_of_results().child(batch_id)
+
+
+def folder_of_results() -> Folder:
+    """Return the folder of the batches' own result folders: ``[raif] result_path``, by default in AIRFLOW_HOME."""
+    return folder_at(conf.get("raif", "result_path", fallback="") or f"file://{AIRFLOW_HOME}/raif_results")
 
 
 def folder_at(address: str) -> Folder:

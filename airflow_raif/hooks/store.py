@@ -58,6 +58,20 @@ async def afind_store() -> Store:
     return await asyncio.to_thread(_open, address, embedded, 0.0)
 
 
+def where_store_is_set() -> str:
+    """Return what tells where the store is, in words."""
+    if _configured("sql_alchemy_conn"):
+        return "[raif] sql_alchemy_conn"
+    return "the default" if find_store_url()[1] else f"connection {_conn_id()}"
+
+
+def is_one_host() -> bool:
+    """Whether the executor runs tasks where everything else runs, so that they may share files."""
+    executors = str(conf.get("core", "executor", fallback="LocalExecutor"))
+    names = {each.strip().rpartition(".")[2].rpartition(":")[2] for each in executors.split(",")}
+    return names <= _ONE_HOST_EXECUTORS
+
+
 def _open(address: str, embedded: bool, wait_seconds: float) -> Store:
     from airflow_raif.store import Store
 
@@ -86,9 +100,8 @@ def _embedded(missing: AirflowNotFoundException) -> str:
             f"[raif] state_conn_id names the connection {named!r}, which Airflow does not find; make it, or see why its"
             " secrets backend does not answer"
         ) from missing
-    executors = str(conf.get("core", "executor", fallback="LocalExecutor"))
-    names = {each.strip().rpartition(".")[2].rpartition(":")[2] for each in executors.split(",")}
-    if not names <= _ONE_HOST_EXECUTORS:
+    if not is_one_host():
+        executors = conf.get("core", "executor")
         raise ConfigurationError(
             f"raif keeps its tables in a file by default, which {executors} cannot share between hosts; set [raif]"
             f" sql_alchemy_conn, or make a connection {DEFAULT_CONN_ID!r} to a PostgreSQL database of raif's own, then"

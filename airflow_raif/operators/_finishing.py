@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -47,7 +48,7 @@ def finish_part(
     from airflow_raif.services.manifest import part_manifest_of
     from airflow_raif.services.outcome import check_outcome
 
-    delivery = _Delivery(runtime, operator, share.part.number)
+    delivery = _Delivery(runtime, operator, share)
     batch_id = share.batch.batch_id
     share = apply_part(
         runtime,
@@ -74,7 +75,8 @@ class _Delivery:
 
     runtime: Runtime
     operator: ResultsOperator
-    part: int | None = None
+    #: Set where the rows of one part alone are taken.
+    share: Share | None = None
     #: What the manifest says of it.
     shown: dict[str, Any] = field(default_factory=dict)
     handler: BatchHandler | None = None
@@ -105,8 +107,16 @@ class _Delivery:
             address = self.operator.destination.write(results)
             if isinstance(address, str):
                 self.shown["destination_uri"] = address
-        if self.handler is not None and not self._is_through(results.batch):
-            handle_results(self.handler, results, self.runtime.folder(results.batch.batch_id), self.part)
+        batch, share = results.batch, self.share
+        if self.handler is None or self._is_through(batch):
+            return
+
+        def ids_from(first_part: int) -> Iterator[str]:
+            return self.runtime.store.iter_ids_since(batch, first_part, share.rows if share else None)
+
+        count = share.part.request_count if share else batch.request_count
+        number = share.part.number if share else None
+        handle_results(self.handler, results, count, self.runtime.folder(batch.batch_id), ids_from, number)
 
     def end(self, batch: Batch) -> None:
         """Tell the handler of a batch whose results are all through."""
@@ -125,5 +135,6 @@ class _Delivery:
         end_batch(self.handler, manifest_of(self.runtime, batch), is_success=is_success)
 
     def _is_through(self, batch: Batch) -> bool:
-        part = next((part for part in batch.parts if part.number == self.part), None)
+        number = self.share.part.number if self.share else None
+        part = next((part for part in batch.parts if part.number == number), None)
         return batch.applied_at is not None or (part is not None and part.applied_at is not None)

@@ -28,6 +28,7 @@ from airflow_raif.domain.wire_id import index_of, wire_prefix
 from airflow_raif.services.download import download_results, is_unreadable
 from airflow_raif.services.metrics import part_fetched
 from airflow_raif.services.output import InvalidOutputError, make_parser
+from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.retain import is_gone
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.spool.files import results_file
@@ -95,6 +96,15 @@ def fetch_ended_parts(runtime: Runtime, batch_id: str, numbers: Collection[int] 
     return batch
 
 
+def fetch_now(runtime: Runtime, batch_id: str) -> Batch:
+    """Ask the provider about a batch, and fetch the results of every part that has ended, whatever the others do.
+
+    :raises ProviderError: the provider cannot be asked; a later call goes on.
+    """
+    fetch_batch_status(runtime, batch_id)
+    return fetch_ended_parts(runtime, batch_id)
+
+
 def _downloads(
     runtime: Runtime, batch: Batch, parts: Sequence[Part]
 ) -> Generator[tuple[Part, Callable[[], None]], None, None]:
@@ -150,6 +160,7 @@ def _read_part(runtime: Runtime, batch: Batch, part: Part) -> None:
         runtime.store.keep_answers(batch, batch.answer_scope, part.number, runtime.clock())
     runtime.store.mark_part_fetched(batch, part, runtime.clock())
     if missing:
+        runtime.on_rows(missing)
         log.warning("Part %s of batch %s: %s entries %s", part.number, batch.batch_id, missing, reason.value)
     for what, count in reader.oddities.items():
         log.warning("Part %s of batch %s: %s %s", part.number, batch.batch_id, count, what)
@@ -191,6 +202,7 @@ class _PartReader:
         if self._outcomes:
             # In the table's own order the database touches each of its pages once.
             self._outcomes.sort(key=_index_of_outcome)
+            self.runtime.on_rows(len(self._outcomes))
             changed = self.runtime.store.record_outcomes(self.batch, self._outcomes)
             if changed < len(self._outcomes):
                 self.oddities["results of entries that had one already, or are not in this part"] += (

@@ -39,7 +39,7 @@ def check_outcome(
     was_canceled = batch.was_canceled
     if share is not None:
         name = f"part {share.part.number} of {name}"
-        was_canceled = batch.is_cut_short or share.part.status is BatchStatus.CANCELED
+        was_canceled = batch.was_canceled and (batch.is_cut_short or share.part.status is BatchStatus.CANCELED)
     total = judged.request_count
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.reasons.items()))
     account = f"{counts.completed} of {total} entries completed" + (f", {reasons}" if reasons else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import IO
 from uuid import uuid4
@@ -12,6 +12,7 @@ import msgspec
 
 from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.request import EntryRequest
+from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.status import BatchStatus, FailureReason
 from airflow_raif.services.part_files import PartFiles, moved_entries
 from airflow_raif.services.runtime import Runtime
@@ -28,14 +29,13 @@ def has_round_left(runtime: Runtime, batch: Batch, share: Share | None = None) -
     if is_over and not stragglers:
         return False
     rows = share.rows if share else None
-    return next(runtime.store.iter_repeatable(batch, batch.round_policy.reasons(), rows, size=1), None) is not None
+    return next(runtime.store.iter_repeatable(batch, batch.round_policy.wanted(), rows, size=1), None) is not None
 
 
 def open_round(runtime: Runtime, batch: Batch, share: Share | None = None) -> bool:
     """Make new parts of a fetched batch's entries that are worth repeating, if its policy and rounds allow it.
 
-    The requests go out again as the bytes that were sent; only one that was cut off gets a higher limit. Nothing is
-    sent here: the parts are pending. So few as the policy says go through the synchronous API, as the last round.
+    So few as the policy says go through the synchronous API, as the last round.
 
     :param share: only of its entries.
     :return: whether a round is open now; False also if another process opened it first, or added other parts.
@@ -43,35 +43,55 @@ def open_round(runtime: Runtime, batch: Batch, share: Share | None = None) -> bo
     stragglers, is_over = _what_is_left(batch, share)
     if is_over and not stragglers:
         return False
-    rounds = _rounds(share.parts if share else batch.parts)
-    new: list[NewPart] = []
+
+    def arrange(new: list[NewPart]) -> list[NewPart]:
+        if sum(part.request_count for part in new) <= stragglers:
+            return [msgspec.structs.replace(part, is_synchronous=True) for part in new]
+        return [] if is_over else new
+
+    return repeat_entries(runtime, batch, batch.round_policy.wanted(), share, arrange=arrange) > 0
+
+
+def repeat_entries(
+    runtime: Runtime,
+    batch: Batch,
+    wanted: Selection,
+    share: Share | None = None,
+    *,
+    arrange: Callable[[list[NewPart]], list[NewPart]] = lambda new: new,
+) -> int:
+    """Make new parts of failed entries of a fetched batch, which runs again with that; return how many entries.
+
+    The requests go out again as the bytes that were sent; only one that was cut off gets a higher limit. Nothing is
+    sent here: the parts are pending.
+
+    :param share: only of its entries.
+    :param arrange: decides what becomes of the new parts; it returns none to leave the batch as it is.
+    :return: 0 also if another process opened a round first, or added other parts.
+    """
+    round_number = _rounds(share.parts if share else batch.parts) + 1
+    written: list[NewPart] = []
     folder = runtime.folder(batch.batch_id)
     # Another process may open the round, and send its files, while this one writes its own.
     draft = f".{uuid4().hex}.draft"
     files = PartFiles(
-        folder, runtime.adapter.limits, new.append, next_number=len(batch.parts), round=rounds + 1, suffix=draft
+        folder, runtime.adapter.limits, written.append, next_number=len(batch.parts), round=round_number, suffix=draft
     )
     with files, ExitStack() as stack:
-        _write(runtime, batch, share.rows if share else None, files, stack)
-    count = sum(part.request_count for part in new)
-    is_last = count <= stragglers
-    if is_last:
-        new = [msgspec.structs.replace(part, is_synchronous=True) for part in new]
-    is_open = count > 0 and (is_last or not is_over)
-    if is_open:
+        _write(runtime, batch, wanted, share.rows if share else None, files, stack)
+    new = arrange(written) if written else []
+    is_open = False
+    if new:
         with moved_entries(folder, new, draft) as moved:
             is_open = runtime.store.open_round(batch, new, moved, share.part if share else None)
     if not is_open:
-        for part in new:
+        for part in written:
             folder.remove(requests_file(part.number) + draft)
-        return False
-    how = "one by one, at the price of the synchronous API" if is_last else "again"
-    log.info("Round %s of batch %s: %s entries go out %s", rounds + 1, batch.batch_id, count, how)
-    return True
-
-
-def _rounds(parts: Sequence[Part]) -> int:
-    return max((part.round for part in parts), default=0)
+        return 0
+    count = sum(part.request_count for part in new)
+    how = "one by one, at the price of the synchronous API" if new[0].is_synchronous else "again"
+    log.info("Round %s of batch %s: %s entries go out %s", round_number, batch.batch_id, count, how)
+    return count
 
 
 def _what_is_left(batch: Batch, share: Share | None) -> tuple[int, bool]:
@@ -83,24 +103,31 @@ def _what_is_left(batch: Batch, share: Share | None) -> tuple[int, bool]:
     return batch.round_policy.synchronous_stragglers, _rounds(parts) >= batch.round_policy.max_rounds
 
 
-def _write(runtime: Runtime, batch: Batch, rows: PartRows | None, files: PartFiles, stack: ExitStack) -> None:
+def _rounds(parts: Sequence[Part]) -> int:
+    return max((part.round for part in parts), default=0)
+
+
+def _write(
+    runtime: Runtime, batch: Batch, wanted: Selection, rows: PartRows | None, files: PartFiles, stack: ExitStack
+) -> None:
     sources: dict[int, IO[bytes]] = {}
     folder, adapter = runtime.folder(batch.batch_id), runtime.adapter
     models = {part.number: part.model for part in batch.parts}
-    for entry in runtime.store.iter_repeatable(batch, batch.round_policy.reasons(), rows):
+    for entry in runtime.store.iter_repeatable(batch, wanted, rows):
         if entry.part_number not in sources:
             sources[entry.part_number] = stack.enter_context(folder.local_copy(requests_file(entry.part_number)))
         source = sources[entry.part_number]
         source.seek(entry.offset)
         line: bytes | None = source.read(entry.length)
-        if (limit := _higher_limit(batch, entry)) is not None:
+        if (limit := _higher_limit(wanted, entry)) is not None:
             line = adapter.with_max_tokens(line or b"", batch.endpoint, limit)
         if line is not None:
             files.add(models[entry.part_number], line, _embedding_inputs(runtime, line))
+        runtime.on_rows(1)
 
 
-def _higher_limit(batch: Batch, entry: Repeat) -> int | None:
-    return batch.round_policy.truncated_max_tokens if entry.reason == FailureReason.TRUNCATED else None
+def _higher_limit(wanted: Selection, entry: Repeat) -> int | None:
+    return wanted.truncated_max_tokens if entry.reason == FailureReason.TRUNCATED else None
 
 
 def _embedding_inputs(runtime: Runtime, line: bytes) -> int:

@@ -36,6 +36,8 @@ class Runtime:
     parallel_downloads: int = 1
     #: Whether whoever works with it was told to end; then nothing is sent any more that would be paid.
     is_ending: Callable[[], bool] = lambda: False
+    #: Told of how many rows are done with, of long work that somebody looks at.
+    on_rows: Callable[[int], object] = lambda _: None
 
     def check_going_on(self) -> None:
         """Raise before something is sent that would be paid, if nobody will be there for the answer.

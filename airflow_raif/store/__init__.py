@@ -1,6 +1,8 @@
 """The metadata tables: schema, queries, migrations. Knows no provider and no Airflow."""
 
 from airflow_raif.store.browse import BatchFilter
+from airflow_raif.store.cleaning import OldBatches, OldCounts
+from airflow_raif.store.costs import CostFilter, CostGroup, CostRow
 from airflow_raif.store.entries import NewEntry, SharedEntry
 from airflow_raif.store.records import (
     AttemptLostError,
@@ -8,6 +10,7 @@ from airflow_raif.store.records import (
     ClaimTakenError,
     EntryCounts,
     EntryRow,
+    EntryTally,
     KnownAnswer,
     NewBatch,
     NewPart,
@@ -23,12 +26,18 @@ __all__ = [
     "BatchFilter",
     "BatchMissingError",
     "ClaimTakenError",
+    "CostFilter",
+    "CostGroup",
+    "CostRow",
     "EntryCounts",
     "EntryRow",
+    "EntryTally",
     "KnownAnswer",
     "NewBatch",
     "NewEntry",
     "NewPart",
+    "OldBatches",
+    "OldCounts",
     "OpenCreate",
     "PartRows",
     "Repeat",

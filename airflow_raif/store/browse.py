@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.status import BatchStatus
@@ -30,6 +32,13 @@ def newest(connection: Connection, wanted: BatchFilter, limit: int) -> list[Batc
             statement = statement.where(batch_table.c[name] == str(value))
     keys = connection.scalars(statement).all()
     return batches.find(connection, batch_table.c.id.in_(keys))[::-1]
+
+
+def providers_by_connection(connection: Connection, since: datetime) -> dict[str, str]:
+    """Return the connections that batches were made with since a time, and a provider of each."""
+    columns = (batch_table.c.conn_id, func.max(batch_table.c.provider).label("provider"))
+    statement = select(*columns).where(batch_table.c.created_at >= since).group_by(batch_table.c.conn_id)
+    return {row.conn_id: row.provider for row in connection.execute(statement)}
 
 
 def holder(connection: Connection, provider_batch_id: str) -> tuple[str, int] | None:

@@ -10,9 +10,19 @@ from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import EntryOutcome
 from airflow_raif.domain.errors import DuplicateCustomIdError, InvalidBatchError
+from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.status import EntryStatus
 from airflow_raif.store import bulk
-from airflow_raif.store.records import USAGE_COLUMNS, EntryCounts, EntryRow, PartRows, Repeat, chunks, kept_text
+from airflow_raif.store.records import (
+    USAGE_COLUMNS,
+    EntryCounts,
+    EntryRow,
+    EntryTally,
+    PartRows,
+    Repeat,
+    chunks,
+    kept_text,
+)
 from airflow_raif.store.tables import among, entry, part
 
 #: An entry's (index, custom_id, part number, offset and length of its request in the part's file, content hash where
@@ -211,6 +221,17 @@ def count(connection: Connection, batch_key: int, rows: PartRows | None = None) 
     return EntryCounts(**totals, reasons=reasons)
 
 
+def tally(connection: Connection, batch_key: int) -> list[EntryTally]:
+    """Add entries up by part, status and reason; those that take the answer of another are not sent, and not in it."""
+    keys = (entry.c.part_number, entry.c.status, entry.c.reason)
+    costs = (func.count(entry.c.batch_cost), func.sum(entry.c.batch_cost), func.sum(entry.c.standard_cost))
+    statement = select(*keys, func.count(), func.sum(entry.c.request_length), *costs).group_by(*keys)
+    where = (entry.c.batch_key == batch_key, entry.c.same_as.is_(None))
+    found = connection.execute(statement.where(*where).order_by(*keys)).all()
+    # PostgreSQL sums BIGINT to a decimal.
+    return [EntryTally(*row[:3], *(int(value or 0) for value in row[3:])) for row in found]
+
+
 def part_sums(connection: Connection, batch_key: int, part_number: int) -> dict[str, Any]:
     """Sum usage and cost of the results that came with a part, as values of its row."""
     return _sums(connection, entry, entry.c.batch_key == batch_key, entry.c.result_part == part_number)
@@ -238,16 +259,17 @@ def _sums(connection: Connection, table: Table, *where: ColumnElement[bool]) -> 
 
 
 def repeatable(
-    connection: Connection, batch_key: int, reasons: Sequence[str], start: int, size: int, rows: PartRows | None = None
+    connection: Connection, batch_key: int, wanted: Selection, start: int, size: int, rows: PartRows | None = None
 ) -> list[Repeat]:
-    """Return the next entries worth repeating in input order, from an index on."""
+    """Return the next entries that are to go out again in input order, from an index on."""
     columns = (entry.c.idx, entry.c.part_number, entry.c.request_offset, entry.c.request_length, entry.c.reason)
+    has_reason = entry.c.reason.in_(wanted.reasons)
     statement = (
         select(*columns)
         .where(
             *_of(batch_key, rows),
             entry.c.status == EntryStatus.FAILED.value,
-            or_(entry.c.is_repeatable, entry.c.reason.in_(reasons)),
+            or_(entry.c.is_repeatable, has_reason) if wanted.passing else has_reason,
             # Which is repeated, if at all, with the one it is the same as.
             entry.c.same_as.is_(None),
             entry.c.idx >= start,
@@ -279,3 +301,22 @@ def page(connection: Connection, batch_key: int, start: int, size: int, rows: Pa
     statement = select(*columns).where(*_of(batch_key, rows), entry.c.idx >= start).order_by(entry.c.idx).limit(size)
     found: Sequence[Any] = connection.execute(statement).all()
     return [EntryRow(*row) for row in found]
+
+
+def since(
+    connection: Connection, batch_key: int, first_part: int, start: int, size: int, rows: PartRows | None = None
+) -> list[tuple[int, str]]:
+    """Return the next rows, from an index on, that are in a part from a number on, or the same as one that is."""
+    first = entry.alias("first")
+    statement = (
+        select(entry.c.idx, entry.c.custom_id)
+        .outerjoin(first, (first.c.batch_key == entry.c.batch_key) & (first.c.idx == entry.c.same_as))
+        .where(
+            *_of(batch_key, rows),
+            entry.c.idx >= start,
+            or_(entry.c.part_number >= first_part, first.c.part_number >= first_part),
+        )
+        .order_by(entry.c.idx)
+        .limit(size)
+    )
+    return [(row.idx, row.custom_id) for row in connection.execute(statement)]

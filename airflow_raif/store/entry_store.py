@@ -8,10 +8,11 @@ from datetime import datetime
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import Batch, EntryOutcome
+from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.usage import Cost, Usage
 from airflow_raif.store import answers, entries, spooling
 from airflow_raif.store.database import Database
-from airflow_raif.store.records import EntryCounts, EntryRow, KnownAnswer, PartRows, Repeat, money_of
+from airflow_raif.store.records import EntryCounts, EntryRow, EntryTally, KnownAnswer, PartRows, Repeat, money_of
 
 
 class EntryStore(Database):
@@ -51,16 +52,13 @@ class EntryStore(Database):
             return entries.fail_pending(connection, batch.id, part_number, reason, message, is_repeatable=is_repeatable)
 
     def iter_repeatable(
-        self, batch: Batch, reasons: Sequence[str], rows: PartRows | None = None, *, size: int = 2000
+        self, batch: Batch, wanted: Selection, rows: PartRows | None = None, *, size: int = 2000
     ) -> Iterator[Repeat]:
-        """Yield the failed entries worth repeating, in input order.
-
-        :param reasons: failure reasons that are repeated besides those that passed by themselves.
-        """
+        """Yield the failed entries that are to go out again, in input order."""
         start = 0
         while True:
             with self._transaction() as connection:
-                page = entries.repeatable(connection, batch.id, reasons, start, size, rows)
+                page = entries.repeatable(connection, batch.id, wanted, start, size, rows)
             yield from page
             if len(page) < size:
                 return
@@ -70,6 +68,11 @@ class EntryStore(Database):
         """Count the entries of a batch, or of some rows of it, by status and reason."""
         with self._transaction() as connection:
             return entries.count(connection, batch.id, rows)
+
+    def tally_entries(self, batch: Batch) -> list[EntryTally]:
+        """Add the entries of a batch up by part, status and reason."""
+        with self._transaction() as connection:
+            return entries.tally(connection, batch.id)
 
     def count_shared(self, batch: Batch) -> tuple[int, int]:
         """Count the entries that took answers of earlier batches, and those that are the same as others."""
@@ -115,6 +118,22 @@ class EntryStore(Database):
         """Return the numbers of the parts that hold these rows now."""
         with self._transaction() as connection:
             return entries.parts_of(connection, batch.id, rows)
+
+    def iter_ids_since(
+        self, batch: Batch, first_part: int, rows: PartRows | None = None, *, size: int = 2000
+    ) -> Iterator[str]:
+        """Yield the ids of the rows that are in a part from this number on, or the same as one that is, in input order.
+
+        :param rows: only of these.
+        """
+        start = 0
+        while True:
+            with self._transaction() as connection:
+                page = entries.since(connection, batch.id, first_part, start, size, rows)
+            yield from (custom_id for _, custom_id in page)
+            if len(page) < size:
+                return
+            start = page[-1][0] + 1
 
     def iter_entries(self, batch: Batch, rows: PartRows | None = None, *, size: int = 2000) -> Iterator[list[EntryRow]]:
         """Yield the entries of a batch, or of some rows of it, in input order.

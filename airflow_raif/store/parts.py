@@ -36,6 +36,8 @@ def add(connection: Connection, batch_key: int, new: NewPart) -> Part:
 def reopen(connection: Connection, batch: Batch, part: Part | None = None) -> bool:
     """Let a batch whose results were all fetched run again; only a round moves a status backwards.
 
+    Where its results went before stays known: to deliver them may have changed what the batch was made of.
+
     :param part: only its rows are repeated, and only its results need be there.
     :return: False: it was reopened, got a part or lost its spool since ``batch`` was read.
     """
@@ -52,7 +54,6 @@ def reopen(connection: Connection, batch: Batch, part: Part | None = None) -> bo
             status=BatchStatus.IN_PROGRESS.value,
             results_fetched_at=None,
             applied_at=None,
-            result_uri=None,
             ended_at=None,
             files_deleted_at=None,
         )

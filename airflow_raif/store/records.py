@@ -146,6 +146,21 @@ class EntryCounts(msgspec.Struct, frozen=True):
     reasons: dict[str, int]
 
 
+class EntryTally(msgspec.Struct, frozen=True):
+    """The entries of a batch that share a part, a status and a reason, added up."""
+
+    part_number: int
+    status: str
+    reason: str | None
+    count: int
+    #: Bytes of their requests.
+    request_bytes: int
+    #: How many have a cost, and what they cost in picodollars.
+    priced_count: int
+    batch_cost: int
+    standard_cost: int
+
+
 class EntryRow(msgspec.Struct, frozen=True, gc=False):
     """One entry, as far as its result row needs it."""
 

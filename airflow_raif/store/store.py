@@ -13,7 +13,7 @@ from airflow_raif.domain.batch import Batch, Claim, Part, PartState
 from airflow_raif.domain.money import Budget, History
 from airflow_raif.domain.queue import Quota, Refusal
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.store import answers, batches, browse, budgets, entries, parts, queue, spooling, sweeps
+from airflow_raif.store import answers, batches, browse, budgets, costs, entries, parts, queue, spooling
 from airflow_raif.store.entry_store import EntryStore
 from airflow_raif.store.records import (
     ClaimTakenError,
@@ -26,9 +26,10 @@ from airflow_raif.store.records import (
 )
 from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
+from airflow_raif.store.upkeep import UpkeepStore
 
 
-class Store(EntryStore):
+class Store(EntryStore, UpkeepStore):
     """The metadata tables of one database."""
 
     # Batches
@@ -161,6 +162,16 @@ class Store(EntryStore):
         with self._transaction() as connection:
             return browse.newest(connection, wanted, limit)
 
+    def sum_costs(self, by: Sequence[costs.CostGroup], wanted: costs.CostFilter) -> list[costs.CostRow]:
+        """Add up what batches used and cost, by groups in their order; all in one row if there are none."""
+        with self._transaction() as connection:
+            return costs.costs(connection, by, wanted)
+
+    def providers_by_connection(self, since: datetime) -> dict[str, str]:
+        """Return the connections that batches were made with since a time, and a provider of each."""
+        with self._transaction() as connection:
+            return browse.providers_by_connection(connection, since)
+
     def holder_of(self, provider_batch_id: str) -> tuple[str, int] | None:
         """Return batch id and number of the part that has an id at the provider."""
         with self._transaction() as connection:
@@ -170,37 +181,6 @@ class Store(EntryStore):
         """Return the number of the part that an entry is in; ``None``: the batch has no such entry."""
         with self._transaction() as connection:
             return browse.part_number(connection, batch.id, index)
-
-    # Sweeps
-
-    def open_batches(self) -> list[Batch]:
-        """Return the batches of which something was sent, or may have been, and whose results were not all fetched."""
-        with self._transaction() as connection:
-            return sweeps.open_batches(connection)
-
-    def batches_with_files(self, applied_before: datetime) -> list[Batch]:
-        """Return the batches that were fetched and applied before a time and may have files at the provider."""
-        with self._transaction() as connection:
-            return sweeps.with_files(connection, applied_before)
-
-    def batches_with_spool(self, applied_before: datetime, now: datetime) -> list[Batch]:
-        """Return the batches that were fetched and applied before a time and may have spool files."""
-        with self._transaction() as connection:
-            return sweeps.with_spool(connection, applied_before, now)
-
-    def half_created_batches(self, created_before: datetime) -> list[Batch]:
-        """Return the batches that were begun before a time and never spooled whole."""
-        with self._transaction() as connection:
-            return sweeps.half_created(connection, created_before)
-
-    def mark_files_deleted(self, batch_id: str, at: datetime) -> None:
-        """Note that a batch has no files at the provider any more."""
-        self._update_batch(batch_id, files_deleted_at=at)
-
-    def mark_spool_deleted(self, batch: Batch, at: datetime) -> bool:
-        """Note that a batch's spool is about to be deleted; False: the batch was taken up again since it was read."""
-        with self._transaction() as connection:
-            return sweeps.mark_spool_deleted(connection, batch, at)
 
     # Parts
 

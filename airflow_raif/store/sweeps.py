@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from uuid import uuid4
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, insert, or_, select, update
 
 from airflow_raif.domain.batch import Batch
 from airflow_raif.store import answers, batches
 from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
+from airflow_raif.store.tables import queue as queue_table
 
 _batch = batch_table.c
 #: How long a deletion that was noted is done again, since a worker may have died in the middle of it.
 _DELETED_AGAIN = timedelta(days=1)
-_is_sent = (
+#: Whether something of a batch is at the provider, or may be.
+is_sent = (
     select(part_table.c.id)
     .where(
         part_table.c.batch_key == _batch.id,
@@ -24,9 +27,16 @@ _is_sent = (
 )
 
 
+def check_write(connection: Connection) -> None:
+    """Write a row and take it back."""
+    with connection.begin_nested() as written:
+        connection.execute(insert(queue_table).values(conn_id=uuid4().hex, model="", refusals=0))
+        written.rollback()
+
+
 def open_batches(connection: Connection) -> list[Batch]:
     """Return the batches of which something was sent, or may have been, and whose results were not all fetched."""
-    return batches.find(connection, _batch.results_fetched_at.is_(None), _is_sent)
+    return batches.find(connection, _batch.results_fetched_at.is_(None), is_sent)
 
 
 def with_files(connection: Connection, applied_before: datetime) -> list[Batch]:
@@ -51,7 +61,12 @@ def with_spool(connection: Connection, applied_before: datetime, now: datetime) 
 
 def half_created(connection: Connection, created_before: datetime) -> list[Batch]:
     """Return the batches that were begun before a time and never spooled whole, and of which nothing was sent."""
-    return batches.find(connection, _batch.spooled_at.is_(None), _batch.created_at < created_before, ~_is_sent)
+    return batches.find(connection, _batch.spooled_at.is_(None), _batch.created_at < created_before, ~is_sent)
+
+
+def mark_files_deleted(connection: Connection, batch_id: str, at: datetime) -> None:
+    """Note that a batch has no files at the provider any more."""
+    connection.execute(update(batch_table).where(_batch.batch_id == batch_id).values(files_deleted_at=at))
 
 
 def mark_spool_deleted(connection: Connection, batch: Batch, at: datetime) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from airflow_raif.domain.errors import CanceledBatchError, InvalidBatchError, PartialBatchError
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.emulator.faults import HttpFault, RowFault
+from airflow_raif.emulator.settings import Progress
 from airflow_raif.services import apply, row_files
 from airflow_raif.services.advance import advance_batch, advance_part
 from airflow_raif.services.apply import apply_part, apply_results
@@ -19,6 +20,8 @@ from airflow_raif.services.manifest import manifest_of, part_manifest_of
 from airflow_raif.services.outcome import check_outcome
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.retain import delete_spool
+from airflow_raif.services.retry import retry_failed
+from airflow_raif.services.share import find_share
 from airflow_raif.services.start import start_batch
 from airflow_raif.spool.files import results_file
 from tests.support import CLAIM, PROVIDERS, defaults_of, folder, read_rows, rows, runtime_of
@@ -339,3 +342,42 @@ def test_few_parts_are_open_at_one_time(runtime, tmp_path, monkeypatch):
     assert [(row["custom_id"], row["status"]) for row in found] == [(f"row {n}", "completed") for n in range(11)]
     left = [path.readlink().name for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     assert not [name for name in left if name.endswith(".results.jsonl")]
+
+
+def test_rows_that_are_sent_again_by_hand_after_all_was_applied(runtime, emulator, store, tmp_path):
+    """One new part holds rows of several; whoever takes up a part finds its own there, and its file is whole again."""
+    emulator.state.faults.rows.append(RowFault(kind="errored", rows=[1], batches=3))
+    batch = ended(runtime)
+    for number in (0, 1, 2):
+        work(runtime, batch, number, tmp_path)
+    retry_failed(runtime, batch.batch_id)
+    again = advance_batch(runtime, batch.batch_id, may_fetch=False)
+    assert [part.request_count for part in again.parts] == [4, 4, 2, 3]
+    assert [part.number for part in again.first_parts] == [0, 1, 2]
+    with pytest.raises(InvalidBatchError, match="were not fetched"):
+        apply_part(runtime, batch.batch_id, 1, folder(tmp_path / "out"))
+    fetch_batch_status(runtime, batch.batch_id)
+    manifests = [work(runtime, batch, number, tmp_path) for number in (1, 2, 0)]
+    assert [each["counts"]["failed"] for each in manifests] == [0, 0, 0]
+    assert [row["status"] for row in whole(tmp_path)] == ["completed"] * 10
+    assert store.get_batch(batch.batch_id).applied_at is not None
+    assert emulator.state.creates["openai"] == 4
+
+
+def test_a_canceled_part_whose_rows_were_sent_again(emulator_of, store, tmp_path):
+    """They had their chance then, so the task of the part does not fail for it."""
+    emulator = emulator_of(progress=Progress.parse("polls:1000"))
+    with runtime_of("openai", emulator.url, store, tmp_path, limits={"max_requests": 4}) as runtime:
+        batch = ended(runtime)
+        cancel_batch(runtime, batch.batch_id)
+        work(runtime, batch, 0, tmp_path)
+        with pytest.raises(CanceledBatchError):
+            check_outcome(runtime, store.get_batch(batch.batch_id), share=find_share(runtime, batch.batch_id, 0))
+        fetch_batch_results(runtime, batch.batch_id)
+        retry_failed(runtime, batch.batch_id)
+        advance_batch(runtime, batch.batch_id, may_fetch=False)
+        object.__setattr__(emulator.settings, "progress", Progress.parse("immediate"))
+        fetch_batch_status(runtime, batch.batch_id)
+        work(runtime, batch, 0, tmp_path)
+        share = find_share(runtime, batch.batch_id, 0)
+        check_outcome(runtime, share.batch, max_failed_fraction=0.0, share=share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -162,3 +163,25 @@ def at_create(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], ob
         monkeypatch.setattr(httpx.HTTPTransport, "handle_request", handle)
 
     return arrange
+
+
+@pytest.fixture
+def raif_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
+    """Run ``airflow raif`` with some words; return its exit code and what it wrote."""
+    from airflow.cli import cli_parser
+
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
+    parser = cli_parser.get_parser()
+
+    def run(*words: str, answer: str = "") -> SimpleNamespace:
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        code: Any = 0
+        try:
+            arguments = parser.parse_args(["raif", *words])
+            arguments.func(arguments)
+        except SystemExit as end:
+            code = end.code
+        written = capsys.readouterr()
+        return SimpleNamespace(code=code, out=written.out, err=written.err)
+
+    return run

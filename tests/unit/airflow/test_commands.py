@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
-from airflow.cli import cli_parser
 
 from airflow_raif.domain.batch import Claim, PartState
 from airflow_raif.domain.status import BatchStatus
@@ -27,23 +24,9 @@ HOSTILE = "[bold red]pwned[/] \x1b[2J\x07 [/nope] \u202egnp.exe\nnext"
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    """Run a command; return its exit code and what it wrote."""
-    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
-    parser = cli_parser.get_parser()
-
-    def run(*words: str, answer: str = "") -> SimpleNamespace:
-        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
-        code = 0
-        try:
-            arguments = parser.parse_args(["raif", "batches", *words])
-            arguments.func(arguments)
-        except SystemExit as end:
-            code = end.code
-        written = capsys.readouterr()
-        return SimpleNamespace(code=code, out=written.out, err=written.err)
-
-    return run
+def command(raif_command):
+    """Run a command about batches; return its exit code and what it wrote."""
+    return lambda *words, answer="": raif_command("batches", *words, answer=answer)
 
 
 @pytest.fixture

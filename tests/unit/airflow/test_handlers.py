@@ -8,10 +8,13 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_raif.destinations import handler as handler_module
 from airflow_raif.destinations.handler import BatchHandler
 from airflow_raif.destinations.parquet import Parquet
+from airflow_raif.domain.batch import Claim
 from airflow_raif.domain.errors import HandlerError, PartialBatchError
 from airflow_raif.emulator.faults import RowFault
 from airflow_raif.hooks.batch import BatchHook
+from airflow_raif.hooks.runtime import open_batch_runtime
 from airflow_raif.operators.batch import ApplyBatchResultsOperator, BatchInferenceOperator, SubmitBatchOperator
+from airflow_raif.services.retry import retry_failed
 
 OPENAI = {"conn_id": "openai_default", "model": "gpt-5-nano"}
 ROWS = [{"custom_id": f"row {n}", "prompt": f"prompt {n}", "n": n} for n in range(7)]
@@ -271,3 +274,35 @@ def test_a_destination_and_a_handler_by_parts(apply, tmp_path):
         apply(part, destination=Parquet(f"{tmp_path}/out/rows.parquet"))
     assert len(list((tmp_path / "out").iterdir())) == 3
     assert [*range(7), *THROUGH] == CALLS
+
+
+def test_rows_that_were_sent_again_by_hand_come_alone(infer, emulator, raif_store):
+    """Their new results, then the batch; what was brought before is not brought twice, however often that happens."""
+    emulator.state.faults.rows.append(RowFault(kind="errored", rows=[1, 5], batches=2))
+    infer(Recorder)
+    assert [*range(7), ("completion", 5, True), "success"] == CALLS
+    batch = raif_store.find_by_claim(Claim("dag", "run", "task"))
+    for brought in ([1, 5, ("completion", 5, True)], [1, 5, ("completion", 7, True)]):
+        emulator.state.faults.rows[0].rows = [0, 1]
+        with open_batch_runtime(batch.batch_id) as (runtime, _):
+            retry_failed(runtime, batch.batch_id)
+        CALLS.clear()
+        infer(Recorder)
+        assert [*brought, "success"] == CALLS
+    infer(Recorder)
+    assert [*brought, "success"] == CALLS
+
+
+def test_what_broke_off_before_rows_were_sent_again(infer, emulator, raif_store):
+    """Rows that were brought to nobody come with those that were sent again, and what was raised for comes again."""
+    emulator.state.faults.rows.append(RowFault(kind="errored", rows=[1], batches=1))
+    handler = Recorder()
+    handler.breaks_at = {2}
+    with pytest.raises(HandlerError):
+        infer(handler)
+    batch = raif_store.find_by_claim(Claim("dag", "run", "task"))
+    with open_batch_runtime(batch.batch_id) as (runtime, _):
+        retry_failed(runtime, batch.batch_id)
+    CALLS.clear()
+    infer(Recorder())
+    assert [1, 2, *THROUGH] == CALLS
