@@ -18,7 +18,7 @@ from airflow_raif.hooks.runtime import open_runtime
 from airflow_raif.services.runtime import utc_now
 from airflow_raif.services.start import start_batch
 from tests.guide import blocks
-from tests.support import defaults_of, read_rows
+from tests.support import defaults_of, need_pydantic_ai, read_rows
 
 
 @pytest.fixture
@@ -232,6 +232,28 @@ def test_a_group_by_parts(migrated, emulator_of, connections, monkeypatch, tmp_p
     assert [(row["custom_id"], row["status"]) for row in found] == [(f"number {n}", "completed") for n in range(10)]
     assert [output_of(run, "answers.apply", map_index)["part"] for map_index in range(3)] == [0, 1, 2]
     assert emulator.state.creates["openai"] == 4
+
+
+def test_images(run_dag):
+    """Each prompt's picture is in the request, and the answer follows the schema."""
+    need_pydantic_ai("openai")
+    run, _ = run_dag("images")
+    assert run.state == "success"
+    found = read_rows(output_of(run, "describe")["result_uri"])
+    assert [(row["custom_id"], set(row["output"])) for row in found] == [("A-1", {"text"}), ("A-2", {"text"})]
+
+
+def test_agent(run_dag):
+    """The agent's output comes back beside the rows' own columns."""
+    need_pydantic_ai("openai")
+    run, _ = run_dag("agent")
+    assert run.state == "success"
+    found = read_rows(output_of(run, "judge")["result_uri"])
+    assert [(row["custom_id"], row["shop"], row["status"]) for row in found] == [
+        ("r1", "Oslo", "completed"),
+        ("r2", "Lima", "completed"),
+    ]
+    assert all(set(row["output"]) == {"mood", "stars"} for row in found)
 
 
 CANCEL = """
