@@ -44,7 +44,7 @@ RESPONSE = "model_response"
 #: Fields of a result row; a user's own column cannot have one of these names.
 RESULT_FIELDS = frozenset(
     ("custom_id", "status", "reason", "output", "raw_output", "tool_calls", "error", "model", "finish_reason", "usage",
-     "cost", READING)
+     "cost", RESPONSE)
 )  # fmt: skip
 _REQUEST_FIELDS = frozenset(EntryRequest.__struct_fields__) - {"columns", "reading"}
 _PROMPT_ALONE = ({"prompt"}, {"custom_id", "prompt"})
@@ -126,7 +126,7 @@ class RowReader:
 
 def _check_columns(columns: Mapping[Any, Any], index: int) -> None:
     for name in columns:
-        if name in RESULT_FIELDS or not isinstance(name, str):
+        if name in RESULT_FIELDS or name == READING or not isinstance(name, str):
             raise InvalidRequestError(
                 f"row {index} has a column named {name!r}, which the result row uses itself; rename it", row=index
             )

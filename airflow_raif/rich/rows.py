@@ -12,7 +12,7 @@ import msgspec
 
 from airflow_raif.adapters.text_form import merge_params
 from airflow_raif.domain.errors import InvalidRequestError
-from airflow_raif.domain.request import RESPONSE, EntryRequest, RequestDefaults, request_of
+from airflow_raif.domain.request import EntryRequest, RequestDefaults, request_of
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -75,10 +75,6 @@ def read_row(row: Any, index: int, defaults: RequestDefaults) -> RichRow:
     given = {name: row.pop(name, None) for name in ("prompt", "messages", SETTINGS, PARAMETERS)}
     # The core's reader checks the rest; it knows no row without a prompt.
     request = request_of({**row, "prompt": "-"}, index)
-    if RESPONSE in request.columns:
-        raise InvalidRequestError(
-            f"row {index} has a column named {RESPONSE!r}, which the result row uses itself; rename it", row=index
-        )
     if request.body is not None or (given["prompt"] is None) == (given["messages"] is None):
         raise InvalidRequestError(
             f"row {index} needs exactly one of prompt, messages and body, and model_settings go with no body", row=index

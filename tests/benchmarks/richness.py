@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from tests.benchmarks.figures import Book, Figure
 from tests.benchmarks.rich_work import FORMS, MODELS
 
-ROWS, QUICK_ROWS = 2000, 200
+ROWS, QUICK_ROWS = 1000, 100
 SECTION = "rich"
 UNITS = {
     "write": "CPU µs to write a row",
