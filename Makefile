@@ -95,7 +95,8 @@ constraints: setup
 		--exclude-newer-package genai-prices=2026-11-10 --exclude-newer-package anthropic=2026-09-15 \
 		--exclude-newer-package google-genai=2026-08-01 --exclude-newer-package httpx2=2026-11-10 \
 		--exclude-newer-package httpcore2=2026-11-10 --exclude-newer-package idna=2026-11-10 \
-		--exclude-newer-package pydantic-ai-slim=2026-11-28 --exclude-newer-package pydantic-graph=2026-11-28 -o constraints/airflow-$(OLDEST_AIRFLOW)-py3.11.txt
+		--exclude-newer-package pydantic-ai-slim=2026-11-28 --exclude-newer-package pydantic-graph=2026-11-28 \
+		-o constraints/airflow-$(OLDEST_AIRFLOW)-py3.11.txt
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-bench build .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -31,6 +31,9 @@ def is_rich(row: Any) -> bool:
     That is a ``BatchRequest``, or a mapping whose ``prompt`` is a list or a file, whose ``messages`` are pydantic-ai's
     own or their JSON form, or that has ``model_settings`` or ``model_request_parameters``.
     """
+    if type(row) is dict and type(row.get("prompt")) is str:
+        # What most rows are.
+        return SETTINGS in row or PARAMETERS in row
     if isinstance(row, str | EntryRequest):
         return False
     if not isinstance(row, Mapping):
