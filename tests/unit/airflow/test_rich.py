@@ -62,6 +62,7 @@ def test_one_task(emulator, providers, context, agent):
 
 def test_a_model_beside_the_agent_is_asked_in_its_place(emulator, providers, context):
     """Also where the agent has none of its own."""
+    need_pydantic_ai("gemini")
     providers(emulator)
     agent = Agent(output_type=Review)
     operator = BatchInferenceOperator(
