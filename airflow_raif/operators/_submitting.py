@@ -286,7 +286,7 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         from airflow_raif.hooks.runtime import open_runtime
         from airflow_raif.services.dry_run import dry_run
 
-        with open_runtime(self.conn_id, self.model) as runtime:
+        with open_runtime(self.conn_id, self._model(), codec=codec_of(self)) as runtime:
             found = dry_run(
                 runtime,
                 self._open_rows(context)(),

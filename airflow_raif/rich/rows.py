@@ -31,7 +31,7 @@ def is_rich(row: Any) -> bool:
     That is a ``BatchRequest``, or a mapping whose ``prompt`` is a list or a file, whose ``messages`` are pydantic-ai's
     own or their JSON form, or that has ``model_settings`` or ``model_request_parameters``.
     """
-    if type(row) is dict and type(row.get("prompt")) is str:
+    if type(row) is dict and type(row.get("prompt")) is str and "messages" not in row:
         # What most rows are.
         return SETTINGS in row or PARAMETERS in row
     if isinstance(row, str | EntryRequest):

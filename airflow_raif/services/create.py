@@ -10,7 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from airflow_raif.domain.batch import Batch, Claim
-from airflow_raif.domain.errors import InvalidRequestError
+from airflow_raif.domain.errors import InvalidBatchError, InvalidRequestError
 from airflow_raif.domain.money import Budget
 from airflow_raif.domain.request import RequestDefaults
 from airflow_raif.domain.rounds import RoundPolicy
@@ -55,6 +55,10 @@ def create_batch(
     defaults = msgspec.structs.replace(defaults, endpoint=adapter.resolve_endpoint(defaults.endpoint))
     make_parser(defaults.output_schema)
     sharing = sharing or Sharing()
+    if sharing.reuse_for is not None and runtime.codec is not None and runtime.codec.recipe() is not None:
+        raise InvalidBatchError(
+            "reuse takes answers that others checked, and an agent makes its own of each; leave reuse out"
+        )
     encode = adapter.make_encoder(defaults)
     batch_id = uuid4().hex
     batch = runtime.store.create_batch(

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_raif.decorators.batch import raif_batch_task
 from airflow_raif.destinations.sql import SqlTable
@@ -58,6 +58,24 @@ def test_one_task(emulator, providers, context, agent):
     assert [set(row["output"]) for row in found] == [{"mood", "score"}] * 2
     assert operator.execute(context)["counts"]["completed"] == 2
     assert emulator.state.creates["anthropic"] == 1
+
+
+def test_an_estimate_asks_the_agent_and_sends_nothing(emulator, providers, context):
+    """As for any batch."""
+    providers(emulator)
+    operator = SubmitBatchOperator(task_id="task", **CLAUDE, agent=PATH, requests=["x"], estimate_only=True)
+    with pytest.raises(AirflowSkipException):
+        operator.execute(context)
+    assert "final_result" in json.dumps(context["pushed"]["raif_estimate"])
+    assert emulator.state.creates["anthropic"] == 0
+
+
+def test_answers_of_others_are_not_the_agent_s(emulator, providers, context):
+    """They were not checked by it."""
+    providers(emulator)
+    operator = SubmitBatchOperator(task_id="task", **CLAUDE, agent=PATH, requests=["x"], reuse="1d")
+    with pytest.raises(AirflowFailException, match="leave reuse out"):
+        operator.execute(context)
 
 
 def test_a_model_beside_the_agent_is_asked_in_its_place(emulator, providers, context):
