@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_ai import Agent
 from pydantic_ai.exceptions import AgentRunError, UserError
-from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
+from pydantic_ai.messages import ModelResponse, ToolCallPart
 from pydantic_ai.models.batch import BatchRequest, EncodedBatchRequest
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_core import to_jsonable_python
@@ -96,11 +96,7 @@ class _Answering(WrapperModel):
             return response
         if not any(kinds.get(each.tool_name) in _FINAL for each in calls):
             raise _TurnOver
-        kept = [
-            part
-            for part in response.parts
-            if not isinstance(part, ToolCallPart | TextPart) or getattr(part, "tool_name", None) not in self.calls
-        ]
+        kept = [part for part in response.parts if getattr(part, "tool_name", None) not in self.calls]
         return replace(response, parts=kept)
 
 
