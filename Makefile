@@ -89,12 +89,14 @@ constraints: setup
 	echo "apache-airflow==$(AIRFLOW)" | $(BIN)/uv pip compile pyproject.toml --quiet --all-extras --group test \
 		--group lint --group docs --group setup --group bench --python-version 3.11 --no-emit-index-url --no-header \
 		--no-annotate -c - --upgrade -o constraints/airflow-$(AIRFLOW)-py3.11.txt
-	printf 'apache-airflow==$(OLDEST_AIRFLOW)\nanthropic<2\nopenai<3\ngoogle-genai<3\n' | $(BIN)/uv pip compile \
+	printf 'apache-airflow==$(OLDEST_AIRFLOW)\nanthropic>=1.15,<2\nopenai<3\ngoogle-genai<3\n' | $(BIN)/uv pip compile \
 		pyproject.toml --quiet --all-extras --group test --group lint --group setup --python-version 3.11 \
 		--no-emit-index-url --no-header --no-annotate -c - --upgrade --exclude-newer 2026-04-20 \
-		--exclude-newer-package genai-prices=2026-11-10 --exclude-newer-package anthropic=2026-09-15 \
+		--exclude-newer-package genai-prices=2026-11-10 --exclude-newer-package anthropic=2026-11-10 \
 		--exclude-newer-package google-genai=2026-08-01 --exclude-newer-package httpx2=2026-11-10 \
-		--exclude-newer-package httpcore2=2026-11-10 -o constraints/airflow-$(OLDEST_AIRFLOW)-py3.11.txt
+		--exclude-newer-package httpcore2=2026-11-10 --exclude-newer-package idna=2026-11-10 \
+		--exclude-newer-package pydantic-ai-slim=2026-11-28 --exclude-newer-package pydantic-graph=2026-11-28 \
+		-o constraints/airflow-$(OLDEST_AIRFLOW)-py3.11.txt
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-bench build .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -13,12 +13,15 @@ from typing import Any
 import fsspec
 import httpx
 import msgspec
+import pytest
 
 from airflow_raif.adapters.base import ConnectionSettings
 from airflow_raif.adapters.http import HttpTransport
 from airflow_raif.adapters.registry import make_adapter
 from airflow_raif.domain.batch import Claim
+from airflow_raif.domain.errors import ConfigurationError
 from airflow_raif.domain.request import RequestDefaults
+from airflow_raif.rich.models import make_model
 from airflow_raif.services.find import LIST_LAG_SECONDS
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.spool.files import Folder
@@ -105,3 +108,11 @@ def through(runtime, change=lambda request, response: None, before=lambda reques
 def answer_with(response, content):
     response._content = content
     response.headers.pop("content-encoding", None)
+
+
+def need_pydantic_ai(provider):
+    """Skip the test where pydantic-ai, or the generation of SDKs that it needs, is not installed."""
+    try:
+        make_model(provider, MODELS[provider])
+    except ConfigurationError as error:
+        pytest.skip(str(error))

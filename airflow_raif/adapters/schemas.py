@@ -1,21 +1,69 @@
-"""One output schema as each provider's strict structured output takes it."""
+"""One output schema as each provider's strict structured output takes it.
+
+What a provider cannot enforce but ignores, or what is left out for it, is validated after the fetch; what it cannot
+express is refused before anything is sent.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from airflow_raif.adapters.schema_limits import check_limits
 from airflow_raif.domain.errors import InvalidBatchError
 
 _MAX_DEPTH = 50
-#: Keywords that no strict mode enforces; answers are validated against them after the fetch.
-_UNENFORCED = frozenset(("$schema", "$id", "$comment", "default", "examples", "deprecated", "readOnly", "writeOnly"))
-#: https://platform.openai.com/docs/guides/structured-outputs: some restrictions on types are not supported.
-_NOT_FOR_ANTHROPIC = frozenset(
-    ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "maxItems",
-     "uniqueItems", "minProperties", "maxProperties", "minItems", "pattern")
+#: Keywords that no strict mode enforces.
+_UNENFORCED = frozenset(
+    ("$schema", "$id", "$comment", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator",
+     "uniqueItems", "minProperties", "maxProperties", "contains", "minContains", "maxContains", "contentEncoding",
+     "contentMediaType", "minLength", "maxLength")
 )  # fmt: skip
-_REFUSED = ("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "patternProperties", "propertyNames")
+_REFUSED = (
+    "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "patternProperties", "propertyNames",
+    "unevaluatedProperties", "unevaluatedItems",
+)  # fmt: skip
+_DATES = ("date-time", "time", "date")
+_FORMATS = frozenset((*_DATES, "duration", "email", "hostname", "ipv4", "ipv6", "uuid"))
+_LOOKAROUNDS = ("(?=", "(?!", "(?<=", "(?<!")
+_TYPED = ("type", "anyOf", "$ref", "enum", "const")
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """What one provider's structured output takes."""
+
+    name: str
+    dropped: frozenset[str]
+    formats: frozenset[str]
+    #: Whether every property has to be required; one that is not becomes nullable.
+    requires_all: bool = False
+    #: Whether objects may have properties that are not named.
+    has_maps: bool = False
+    #: Whether every value needs a type, and every list one type of items.
+    is_typed: bool = False
+    has_const: bool = True
+
+
+#: https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
+_OPENAI = _Dialect("OpenAI", _UNENFORCED, _FORMATS, requires_all=True, is_typed=True)
+#: https://docs.anthropic.com/en/docs/build-with-claude/structured-outputs#json-schema-limitations
+_ANTHROPIC = _Dialect(
+    "Anthropic",
+    _UNENFORCED | {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems", "maxItems",
+                   "pattern"},
+    _FORMATS | {"uri"},
+    is_typed=True,
+)  # fmt: skip
+#: https://ai.google.dev/api/generate-content#FIELDS.response_json_schema
+_GEMINI = _Dialect(
+    "Gemini",
+    _UNENFORCED | {"exclusiveMinimum", "exclusiveMaximum", "multipleOf", "pattern"},
+    frozenset(_DATES),
+    has_maps=True,
+    has_const=False,
+)
 
 
 def openai_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,12 +73,13 @@ def openai_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
     :raises InvalidBatchError: the schema cannot be expressed; names the place and the remedy.
     """
-    if schema.get("type") != "object" or "anyOf" in schema:
+    schema = _rooted(schema, _OPENAI)
+    if schema.get("type") != "object" or "anyOf" in schema or "oneOf" in schema:
         raise InvalidBatchError(
             "OpenAI wants an object at the root of the output schema; wrap it: {'type': 'object', 'properties':"
             " {'answer': ...}, 'required': ['answer']}"
         )
-    return _walk(schema, "OpenAI", "#", _openai_object, _UNENFORCED, 0)
+    return _converted(schema, _OPENAI)
 
 
 def anthropic_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +87,7 @@ def anthropic_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
     :raises InvalidBatchError: the schema cannot be expressed; names the place and the remedy.
     """
-    return _walk(schema, "Anthropic", "#", lambda each, _: each, _UNENFORCED | _NOT_FOR_ANTHROPIC, 0)
+    return _converted(_rooted(schema, _ANTHROPIC), _ANTHROPIC)
 
 
 def gemini_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,15 +95,101 @@ def gemini_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
     :raises InvalidBatchError: the schema cannot be expressed; names the place and the remedy.
     """
-    return _walk(schema, "Gemini", "#", lambda each, _: each, _UNENFORCED, 0)
+    return _converted(_rooted(schema, _GEMINI), _GEMINI)
 
 
-def _openai_object(schema: dict[str, Any], _path: str) -> dict[str, Any]:
-    required = set(schema.get("required", ()))
-    properties = {
-        name: each if name in required else _nullable(each) for name, each in schema.get("properties", {}).items()
-    }
-    return {**schema, "properties": properties, "required": list(properties)}
+_BY_PROVIDER = {"openai": openai_schema, "anthropic": anthropic_schema, "gemini": gemini_schema}
+
+
+def strict_schema(provider: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema as a provider takes it; of a provider that is not known here, as it is.
+
+    :raises InvalidBatchError: the schema cannot be expressed; names the place and the remedy.
+    """
+    convert = _BY_PROVIDER.get(provider, dict)
+    return convert(schema)
+
+
+def _converted(schema: Mapping[str, Any], dialect: _Dialect) -> dict[str, Any]:
+    converted = _walk(schema, dialect, "#", 0)
+    check_limits(converted, dialect.name)
+    return converted
+
+
+def _rooted(schema: Mapping[str, Any], dialect: _Dialect) -> Mapping[str, Any]:
+    """Return a schema whose root is none that is defined elsewhere, as that of a model that holds itself is."""
+    ref = schema.get("$ref")
+    if ref is None:
+        return schema
+    found: Any = schema
+    for step in str(ref).removeprefix("#/").split("/"):
+        found = found.get(step) if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise InvalidBatchError(
+            f"{dialect.name} cannot find {ref!r}, the root of the output schema; define it in $defs"
+        )
+    return {**found, **{name: value for name, value in schema.items() if name != "$ref"}}
+
+
+def _walk(schema: Any, dialect: _Dialect, path: str, depth: int) -> dict[str, Any]:
+    """Copy a schema, closing its objects and dropping what only a validation can enforce."""
+    if not isinstance(schema, Mapping):
+        raise InvalidBatchError(
+            f"{dialect.name} cannot take {schema!r:.40} at {path} of the output schema; give a schema"
+        )
+    if depth > _MAX_DEPTH:
+        raise InvalidBatchError(f"the output schema is nested deeper than {_MAX_DEPTH} levels at {path}; flatten it")
+    schema = _without_all_of(schema, dialect, path)
+    _check_keywords(schema, dialect, path)
+
+    def walk(each: Any, step: str) -> dict[str, Any]:
+        return _walk(each, dialect, f"{path}/{step}", depth + 1)
+
+    result: dict[str, Any] = {}
+    for name, value in schema.items():
+        if "$ref" in schema and not name.startswith("$"):
+            # Nothing may stand beside a ref, not even its description.
+            continue
+        if _is_dropped(name, value, dialect):
+            continue
+        if name in ("properties", "$defs", "definitions"):
+            result[name] = {each: walk(inner, f"{name}/{each}") for each, inner in value.items()}
+        elif name in ("anyOf", "oneOf"):
+            result["anyOf"] = [walk(inner, f"{name}/{number}") for number, inner in enumerate(value)]
+        elif name == "prefixItems":
+            result[name] = [walk(inner, f"{name}/{number}") for number, inner in enumerate(value)]
+        elif name == "items" or (name == "additionalProperties" and isinstance(value, Mapping)):
+            result[name] = walk(value, name)
+        elif name == "const" and not dialect.has_const:
+            result["enum"] = [value]
+        else:
+            result[name] = value
+    return _finished(result, dialect)
+
+
+def _finished(result: dict[str, Any], dialect: _Dialect) -> dict[str, Any]:
+    if result.get("type") == "object" or "properties" in result:
+        result.setdefault("additionalProperties", False)
+        if dialect.requires_all:
+            required = set(result.get("required", ()))
+            properties = {
+                name: each if name in required else _nullable(each)
+                for name, each in result.get("properties", {}).items()
+            }
+            result |= {"properties": properties, "required": list(properties)}
+    return result
+
+
+def _without_all_of(schema: Mapping[str, Any], dialect: _Dialect, path: str) -> Mapping[str, Any]:
+    """Return a schema with what it is made of in its place, if that is one schema."""
+    if "allOf" not in schema:
+        return schema
+    members = schema["allOf"]
+    if not isinstance(members, list) or len(members) != 1 or not isinstance(members[0], Mapping):
+        raise InvalidBatchError(
+            f"{dialect.name} cannot take 'allOf' of several schemas at {path} of the output schema; write them as one"
+        )
+    return {**members[0], **{name: value for name, value in schema.items() if name != "allOf"}}
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
@@ -66,45 +201,36 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def _walk(schema: Any, provider: str, path: str, on_object: Any, dropped: frozenset[str], depth: int) -> dict[str, Any]:
-    """Copy a schema, closing its objects and dropping what only a validation can enforce."""
-    if not isinstance(schema, Mapping):
-        raise InvalidBatchError(f"{provider} cannot take {schema!r:.40} at {path} of the output schema; give a schema")
-    if depth > _MAX_DEPTH:
-        raise InvalidBatchError(f"the output schema is nested deeper than {_MAX_DEPTH} levels at {path}; flatten it")
-    _check_keywords(schema, provider, path)
-
-    def walk(each: Any, step: str) -> dict[str, Any]:
-        return _walk(each, provider, f"{path}/{step}", on_object, dropped, depth + 1)
-
-    result: dict[str, Any] = {}
-    for name, value in schema.items():
-        if name in dropped or name == "additionalProperties":
-            continue
-        key = "anyOf" if name == "oneOf" else name
-        if name in ("properties", "$defs", "definitions"):
-            result[key] = {each: walk(inner, f"{name}/{each}") for each, inner in value.items()}
-        elif name in ("anyOf", "oneOf", "allOf", "prefixItems"):
-            result[key] = [walk(inner, f"{name}/{number}") for number, inner in enumerate(value)]
-        elif name == "items":
-            result[key] = walk(value, name)
-        else:
-            result[key] = value
-    if result.get("type") == "object" or "properties" in result:
-        result["additionalProperties"] = False
-        return dict(on_object(result, path))
-    return result
+def _is_dropped(name: str, value: Any, dialect: _Dialect) -> bool:
+    if name in dialect.dropped or (name == "additionalProperties" and value is False):
+        return True
+    if name == "format":
+        return value not in dialect.formats
+    return name == "pattern" and any(each in str(value) for each in _LOOKAROUNDS)
 
 
-def _check_keywords(schema: Mapping[str, Any], provider: str, path: str) -> None:
+def _check_keywords(schema: Mapping[str, Any], dialect: _Dialect, path: str) -> None:
+    def refuse(what: str, remedy: str) -> None:
+        raise InvalidBatchError(f"{dialect.name} cannot take {what} at {path} of the output schema{remedy}")
+
     for keyword in _REFUSED:
         if keyword in schema:
-            raise InvalidBatchError(
-                f"{provider} cannot take {keyword!r} at {path} of the output schema; leave it out and check it yourself"
-            )
+            refuse(f"{keyword!r}", "; leave it out and check it yourself")
     extra = schema.get("additionalProperties", False)
-    if extra is not False:
-        raise InvalidBatchError(
-            f"{provider} cannot take additionalProperties={extra!r:.40} at {path} of the output schema: strict output"
-            " has named properties only; use a list of {'key', 'value'} objects for a map"
+    if extra is not False and not dialect.has_maps:
+        refuse(
+            f"additionalProperties={extra!r:.40}",
+            ": strict output has named properties only; use a list of {'key', 'value'} objects for a map",
         )
+    ref = schema.get("$ref")
+    if ref is not None and not str(ref).startswith("#"):
+        refuse(f"the $ref {ref!r:.80}", "; copy that schema into its $defs")
+    if not dialect.is_typed:
+        return
+    kinds = schema.get("type")
+    if "prefixItems" in schema:
+        refuse("a list of fixed items (prefixItems)", "; use an object with a property for each")
+    if (kinds == "array" or (isinstance(kinds, list) and "array" in kinds)) and "items" not in schema:
+        refuse("a list without items", "; say what is in it")
+    if not any(word in schema for word in (*_TYPED, "oneOf", "properties")):
+        refuse("a value of any type", "; give it a type")

@@ -33,14 +33,20 @@ class EntryRequest(msgspec.Struct, kw_only=True):
     params: dict[str, Any] | None = None
     #: The user's own columns; they travel to the result row.
     columns: dict[str, Any] = msgspec.field(default_factory=dict)
+    #: JSON of what reads the answer in the form that a codec wrote the body of; ``None``: the body is the user's own.
+    reading: msgspec.Raw | None = None
 
 
+#: Where the spool keeps a request's :attr:`~EntryRequest.reading`, beside the user's own columns.
+READING = "raif:reading"
+#: Where the result row of such a request has the answer in the codec's own form.
+RESPONSE = "model_response"
 #: Fields of a result row; a user's own column cannot have one of these names.
 RESULT_FIELDS = frozenset(
     ("custom_id", "status", "reason", "output", "raw_output", "tool_calls", "error", "model", "finish_reason", "usage",
-     "cost")
+     "cost", RESPONSE)
 )  # fmt: skip
-_REQUEST_FIELDS = frozenset(EntryRequest.__struct_fields__) - {"columns"}
+_REQUEST_FIELDS = frozenset(EntryRequest.__struct_fields__) - {"columns", "reading"}
 _PROMPT_ALONE = ({"prompt"}, {"custom_id", "prompt"})
 _NATIVE_MARKS = ("messages", "input", "contents", "content")
 
@@ -120,7 +126,7 @@ class RowReader:
 
 def _check_columns(columns: Mapping[Any, Any], index: int) -> None:
     for name in columns:
-        if name in RESULT_FIELDS or not isinstance(name, str):
+        if name in RESULT_FIELDS or name == READING or not isinstance(name, str):
             raise InvalidRequestError(
                 f"row {index} has a column named {name!r}, which the result row uses itself; rename it", row=index
             )

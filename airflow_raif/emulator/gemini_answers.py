@@ -73,6 +73,13 @@ class _Function(msgspec.Struct, rename="camel"):
     name: str = ""
     parameters: msgspec.Raw = _EMPTY
     parameters_json_schema: msgspec.Raw = _EMPTY
+    #: Google's JSON parser takes the names of its protocol buffers, too; the SDK writes this one so.
+    as_in_protocol: msgspec.Raw = msgspec.field(name="parameters_json_schema", default=_EMPTY)
+
+    @property
+    def schema(self) -> bytes:
+        """What its arguments follow."""
+        return bytes(self.parameters_json_schema) or bytes(self.as_in_protocol) or bytes(self.parameters)
 
 
 class _Tool(msgspec.Struct, rename="camel"):
@@ -158,7 +165,7 @@ class GeminiAnswers:
         function = _forced_function(body)
         schema = bytes(config.response_json_schema) or bytes(config.response_schema)
         if function:
-            schema = bytes(function.parameters_json_schema) or bytes(function.parameters)
+            schema = function.schema
         if schema and (problem := malformed(schema)):
             raise BadRequestError(f"Invalid schema: {problem}")
         answer = self._composer.compose(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from airflow_raif.adapters.base import ConnectionSettings
     from airflow_raif.domain.batch import Batch
     from airflow_raif.domain.status import BatchStatus
+    from airflow_raif.rich.codec import RichCodec
 
 
 class BatchHook(BaseHook):
@@ -23,6 +24,8 @@ class BatchHook(BaseHook):
 
     :param conn_id: a connection of any type the operators take.
     :param model: ``provider:model``, where the connection serves several providers.
+    :param agent: what batches are made and read with: a pydantic-ai ``Agent``, a function that makes one, or the dotted
+        path of either. Whoever else is to read their answers needs the path.
     """
 
     conn_name_attr = "conn_id"
@@ -30,10 +33,11 @@ class BatchHook(BaseHook):
     conn_type: ClassVar[str] = "raif_openai"
     hook_name: ClassVar[str] = "LLM batches (raif): OpenAI"
 
-    def __init__(self, conn_id: str | None = None, model: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, conn_id: str | None = None, model: str | None = None, agent: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.conn_id = conn_id or self.default_conn_name
         self.model = model
+        self.agent = agent
 
     @property
     def settings(self) -> ConnectionSettings:
@@ -70,6 +74,11 @@ class BatchHook(BaseHook):
             return False, str(error)
         return True, f"{adapter.name} at {adapter.base_url} accepts the key"
 
+    def _codec(self) -> RichCodec:
+        from airflow_raif.rich.codec import RichCodec
+
+        return RichCodec(self.agent)
+
     # The seed's verbs
 
     def create_batch(
@@ -99,11 +108,14 @@ class BatchHook(BaseHook):
         from airflow_raif.domain.request import RequestDefaults
         from airflow_raif.domain.sharing import Sharing, age_of
         from airflow_raif.hooks.runtime import open_runtime
+        from airflow_raif.rich.models import agent_model
         from airflow_raif.services.create import create_batch
 
         name = model or self.model
+        if name is None and self.agent is not None:
+            name = agent_model(self.agent)
         if name is None:
-            raise ConfigurationError("give the model of the batch")
+            raise ConfigurationError("give the model of the batch, or an agent")
         defaults = RequestDefaults(
             model=split_model(name)[1],
             endpoint=endpoint,
@@ -113,7 +125,7 @@ class BatchHook(BaseHook):
             output_schema=output_schema,
             params=request_params,
         )
-        with open_runtime(self.conn_id, name) as runtime:
+        with open_runtime(self.conn_id, name, codec=self._codec()) as runtime:
             return create_batch(
                 runtime,
                 requests,
@@ -144,7 +156,7 @@ class BatchHook(BaseHook):
         from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.fetch import fetch_batch_results
 
-        with open_batch_runtime(batch_id) as (runtime, _):
+        with open_batch_runtime(batch_id, codec=self._codec()) as (runtime, _):
             return fetch_batch_results(runtime, batch_id)
 
     def advance_batch(self, batch_id: str, *, part: int | None = None) -> Batch:
@@ -155,7 +167,7 @@ class BatchHook(BaseHook):
         from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.advance import advance_batch, advance_part
 
-        with open_batch_runtime(batch_id) as (runtime, _):
+        with open_batch_runtime(batch_id, codec=self._codec()) as (runtime, _):
             return advance_batch(runtime, batch_id) if part is None else advance_part(runtime, batch_id, part).batch
 
     def apply_batch_results(self, batch_id: str, output_path: str | None = None, *, part: int | None = None) -> str:
@@ -167,7 +179,7 @@ class BatchHook(BaseHook):
         from airflow_raif.hooks.spool import result_folder
         from airflow_raif.services.apply import apply_part, apply_results
 
-        with open_batch_runtime(batch_id) as (runtime, _):
+        with open_batch_runtime(batch_id, codec=self._codec()) as (runtime, _):
             if part is not None:
                 share = apply_part(runtime, batch_id, part, result_folder(output_path, batch_id))
                 return str(share.part.result_uri)
@@ -178,7 +190,7 @@ class BatchHook(BaseHook):
         from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.cancel import cancel_batch
 
-        with open_batch_runtime(batch_id) as (runtime, _):
+        with open_batch_runtime(batch_id, codec=self._codec()) as (runtime, _):
             return cancel_batch(runtime, batch_id)
 
     def expire_batch(self, batch_id: str, *, may_cancel: bool = False) -> Batch:
@@ -186,7 +198,7 @@ class BatchHook(BaseHook):
         from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.expire import expire_batch
 
-        with open_batch_runtime(batch_id) as (runtime, _):
+        with open_batch_runtime(batch_id, codec=self._codec()) as (runtime, _):
             return expire_batch(runtime, batch_id, may_cancel=may_cancel)
 
 

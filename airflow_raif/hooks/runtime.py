@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -21,6 +21,7 @@ from airflow_raif.hooks.store import afind_store, find_store
 
 if TYPE_CHECKING:
     from airflow_raif.domain.batch import Batch
+    from airflow_raif.rich.codec import RichCodec
     from airflow_raif.services.poller import SharedPoller
     from airflow_raif.services.runtime import Runtime
     from airflow_raif.store import Store
@@ -44,34 +45,43 @@ _SLOTS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _Slot
 
 @contextmanager
 def open_runtime(
-    conn_id: str, model: str | None = None, is_ending: Callable[[], bool] | None = None
+    conn_id: str,
+    model: str | None = None,
+    is_ending: Callable[[], bool] | None = None,
+    codec: RichCodec | None = None,
 ) -> Iterator[Runtime]:
     """Open what a worker needs to work on batches of one connection.
 
     :param model: tells the provider by its ``provider:`` prefix where the connection serves several.
     :param is_ending: tells whether the task was told to end, so that nothing more is to be sent.
+    :param codec: what knows the batch's agent, where it has one.
     :raises ConfigurationError: the connection or the store is missing or wrong.
     """
-    with _runtime(conn_id, resolve(conn_id, model), find_store()) as runtime:
+    with _runtime(conn_id, resolve(conn_id, model), find_store(), codec) as runtime:
         yield runtime if is_ending is None else replace(runtime, is_ending=is_ending)
 
 
 @contextmanager
-def open_batch_runtime(batch_id: str, is_ending: Callable[[], bool] | None = None) -> Iterator[tuple[Runtime, Batch]]:
+def open_batch_runtime(
+    batch_id: str, is_ending: Callable[[], bool] | None = None, codec: RichCodec | None = None
+) -> Iterator[tuple[Runtime, Batch]]:
     """Open what a worker needs to work on a batch that exists, by the connection it was made with."""
     batch = find_store().get_batch(batch_id)
-    with open_runtime(batch.conn_id, f"{batch.provider}:{batch.model}", is_ending) as runtime:
+    with open_runtime(batch.conn_id, f"{batch.provider}:{batch.model}", is_ending, codec) as runtime:
         yield runtime, batch
 
 
 @contextmanager
-def _runtime(conn_id: str, connection: ResolvedConnection, store: Store) -> Iterator[Runtime]:
+def _runtime(
+    conn_id: str, connection: ResolvedConnection, store: Store, codec: RichCodec | None = None
+) -> Iterator[Runtime]:
     from airflow_raif.adapters.http import HttpTransport
     from airflow_raif.adapters.registry import make_adapter
+    from airflow_raif.rich.codec import RichCodec
     from airflow_raif.services.runtime import Runtime
 
     adapter = make_adapter(connection.settings)
-    with HttpTransport(adapter) as transport:
+    with HttpTransport(adapter) as transport, closing(codec or RichCodec()) as codec:
         yield Runtime(
             store=store,
             adapter=adapter,
@@ -80,6 +90,7 @@ def _runtime(conn_id: str, connection: ResolvedConnection, store: Store) -> Iter
             conn_id=conn_id,
             prices=price_book(),
             metrics=AirflowMetrics(),
+            codec=codec,
             parallel_downloads=conf.getint("raif", "parallel_downloads", fallback=4),
         )
 

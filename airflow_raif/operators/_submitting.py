@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_raif.hooks.airflow_compat import partition_key_of
 from airflow_raif.operators import _waiting
+from airflow_raif.operators._agents import agent_schema, check_at_parse, codec_of, schema_of
 from airflow_raif.operators._ending import EndsItsBatch
 from airflow_raif.operators._showing import ShowsItsBatch
 from airflow_raif.sources.requests import Requests, depend_on, open_requests
@@ -55,7 +56,8 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         self,
         *,
         conn_id: str,
-        model: str,
+        model: str | None = None,
+        agent: Any = None,
         requests: Requests | None = None,
         sql: str | None = None,
         sql_conn_id: str | None = None,
@@ -88,8 +90,13 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         super().__init__(**kwargs)
         if (requests is None) == (sql is None) or (sql is None) != (sql_conn_id is None):
             raise ValueError("give either requests, or sql and sql_conn_id")
+        if agent is not None and (system_prompt is not None or output_type is not None):
+            raise ValueError(
+                "an agent has a system prompt and an output type of its own; leave system_prompt and output_type out"
+            )
         self.conn_id = conn_id
         self.model = model
+        self.agent = agent
         self.requests = requests
         # Of all that requests may be, only an address that stands in the DAG is a template.
         self.address = requests if isinstance(requests, str) else None
@@ -119,6 +126,7 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         self.on_empty = on_empty
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
+        check_at_parse(model, agent, output_type)
         if reuse is not None:
             from airflow_raif.domain.sharing import age_of
 
@@ -131,21 +139,28 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
             # A template that is none shows as the DAG is parsed.
             compile_prompt(prompt_template)
 
+    def _model(self) -> str:
+        """Return the model's name, with the provider before it where it is the agent's own."""
+        from airflow_raif.rich.models import agent_model
+
+        return self.model or agent_model(self.agent)
+
+    def _output_schema(self) -> Mapping[str, Any] | None:
+        """Return the schema of what a result row has as output; ``None``: that is a text."""
+        return schema_of(self.output_type) if self.agent is None else agent_schema(self.agent)
+
     def _defaults(self) -> RequestDefaults:
         from airflow_raif.adapters.registry import split_model
         from airflow_raif.domain.request import RequestDefaults
 
-        schema = self.output_type
-        if hasattr(schema, "model_json_schema"):
-            schema = schema.model_json_schema()
         return RequestDefaults(
-            model=split_model(self.model)[1],
+            model=split_model(self._model())[1],
             endpoint=self.endpoint,
             system=self.system_prompt,
             cache_system=self.cache_system_prompt,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
-            output_schema=schema,
+            output_schema=schema_of(self.output_type),
             params=self.request_params,
         )
 
@@ -185,7 +200,7 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         patience = _waiting.Patience(
             cancel_on_kill=self.cancel_on_kill, cancel_on_success=not self._leaves_batch_running
         )
-        with open_runtime(self.conn_id, self.model, self._is_told_to_end) as runtime:
+        with open_runtime(self.conn_id, self._model(), self._is_told_to_end, codec_of(self)) as runtime:
             while True:
                 made = runtime.store.find_by_claim(claim)
                 if (
@@ -223,7 +238,7 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         made = runtime.store.find_by_claim(claim)
         if made is not None and (made.conn_id, made.provider) != (runtime.conn_id, runtime.adapter.name):
             # Another connection is other input, and only the batch's own can cancel it.
-            with open_batch_runtime(made.batch_id, self._is_told_to_end) as (own, _):
+            with open_batch_runtime(made.batch_id, self._is_told_to_end, codec_of(self)) as (own, _):
                 resume_batch(own, claim, lambda: self.conn_id, on_input_change=self.on_input_change)
         try:
             batch = start_batch(
@@ -280,7 +295,7 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         from airflow_raif.hooks.runtime import open_runtime
         from airflow_raif.services.dry_run import dry_run
 
-        with open_runtime(self.conn_id, self.model) as runtime:
+        with open_runtime(self.conn_id, self._model(), codec=codec_of(self)) as runtime:
             found = dry_run(
                 runtime,
                 self._open_rows(context)(),

@@ -71,7 +71,8 @@ class BatchArguments(TaskArguments, total=False):
     """Those of :class:`~airflow_raif.operators.batch.BatchInferenceOperator`, but for where its rows come from."""
 
     conn_id: Required[str]
-    model: Required[str]
+    model: str | None
+    agent: Any
     prompt_template: PromptTemplate | None
     id_column: str | None
     endpoint: str

@@ -10,6 +10,7 @@ from airflow.sdk import BaseOperator
 
 from airflow_raif.destinations.handler import Handler, load_handler
 from airflow_raif.operators import _waiting
+from airflow_raif.operators._agents import codec_of
 from airflow_raif.operators._finishing import finish, finish_part
 from airflow_raif.operators._showing import ShowsItsBatch
 from airflow_raif.operators._submitting import RequestsOperator
@@ -31,10 +32,14 @@ class SubmitBatchOperator(RequestsOperator):
     :param conn_id: connection of type ``openai``, ``anthropic``, ``pydanticai``, ``raif_openai``, ``raif_anthropic``
         or ``raif_gemini``.
     :param model: the provider's model name, with or without a ``provider:`` prefix.
-    :param requests: prompts or rows (see :func:`~airflow_raif.domain.request.request_of`): a list, a function that
-        returns or yields them (its parameters are filled from the context), the address of a ``.jsonl``, ``.csv`` or
-        ``.parquet`` file, of several with ``*`` in it, an asset that is such a file, or an upstream task's output. Only
-        an address is rendered as a template; prompts never are.
+    :param agent: in place of model, system prompt and output type: a pydantic-ai ``Agent``, a function that
+        makes one in the worker, or the dotted path of either. Every row is then a prompt of it, and ``output`` what the
+        agent makes of the answer. With ``model`` too, it asks that one.
+    :param requests: prompts or rows (see :func:`~airflow_raif.domain.request.request_of`), also with pydantic-ai's
+        messages and files (see :func:`~airflow_raif.rich.rows.is_rich`): a list, a function that returns or yields them
+        (its parameters are filled from the context), the address of a ``.jsonl``, ``.csv`` or ``.parquet`` file, of
+        several with ``*`` in it, an asset that is such a file, or an upstream task's output. Only an address is
+        rendered as a template; prompts never are.
     :param sql: instead of ``requests``: a query, or a ``.sql`` file of one, whose rows they are; read as a stream. Give
         it an ORDER BY, since a retry compares the rows with those it submitted, in their order.
     :param sql_conn_id: connection of the database to query.
@@ -84,7 +89,7 @@ class SubmitBatchOperator(RequestsOperator):
         from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.manifest import manifest_of
 
-        with open_batch_runtime(batch_id) as (runtime, batch):
+        with open_batch_runtime(batch_id, codec=codec_of(self)) as (runtime, batch):
             self._manifest = manifest_of(runtime, batch)
             return self._manifest
 
@@ -106,7 +111,8 @@ class _BatchOperator(ShowsItsBatch, BaseOperator):
 
         # Killed while it waits it leaves the batch as it is.
         patience = _waiting.Patience(cancel_on_kill=False)
-        with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
+        batch_id, codec = _waiting.batch_id_of(self.batch), codec_of(self)
+        with _waiting.airflow_errors(), open_batch_runtime(batch_id, codec=codec) as (runtime, batch):
             self._show(context["ti"], runtime, batch)
             while True:
                 try:
@@ -258,7 +264,7 @@ class BatchInferenceOperator(RequestsOperator):
         """Submit the batch, wait for it and apply it."""
         with _waiting.airflow_errors():
             if self.destination is not None:
-                self.destination.check(self._defaults().output_schema)
+                self.destination.check(self._output_schema())
             if self.handler is not None:
                 load_handler(self.handler)
         return super().execute(context)
@@ -273,7 +279,7 @@ class BatchInferenceOperator(RequestsOperator):
     def _go_on(self, batch_id: str, context: Context) -> dict[str, Any]:
         from airflow_raif.hooks.runtime import open_batch_runtime
 
-        with open_batch_runtime(batch_id, self._is_told_to_end) as (runtime, batch):
+        with open_batch_runtime(batch_id, self._is_told_to_end, codec_of(self)) as (runtime, batch):
             self._show(context["ti"], runtime, batch)
             batch = self._wait_for(runtime, batch)
             return finish(runtime, batch, context, self)

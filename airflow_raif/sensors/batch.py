@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from airflow_raif.operators import _waiting
+from airflow_raif.operators._agents import codec_of
 from airflow_raif.operators._ending import EndsItsBatch
 from airflow_raif.operators._showing import ShowsItsBatch
 
@@ -100,7 +101,7 @@ class WaitForBatchSensor(EndsItsBatch, ShowsItsBatch, BaseSensorOperator):
     def _runtime(self) -> AbstractContextManager[tuple[Runtime, Batch]]:
         from airflow_raif.hooks.runtime import open_batch_runtime
 
-        return open_batch_runtime(_waiting.batch_id_of(self.batch), self._is_told_to_end)
+        return open_batch_runtime(_waiting.batch_id_of(self.batch), self._is_told_to_end, codec_of(self))
 
     def _wait(self, context: Context) -> dict[str, Any] | list[int]:
         from airflow_raif.domain.errors import TransientProviderError

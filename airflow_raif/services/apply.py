@@ -12,13 +12,13 @@ import msgspec
 
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import InvalidBatchError
-from airflow_raif.domain.result import ToolCall
+from airflow_raif.domain.result import EntryResult, ToolCall
 from airflow_raif.domain.status import EntryStatus
 from airflow_raif.domain.usage import Usage, usd
 from airflow_raif.services.metrics import batch_applied
-from airflow_raif.services.output import InvalidOutputError, make_parser
+from airflow_raif.services.output import InvalidOutputError, answer_reader
 from airflow_raif.services.results import Results
-from airflow_raif.services.row_files import columns_reader
+from airflow_raif.services.row_files import columns_reader, split_reading
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.share import Share, find_share
 from airflow_raif.spool.files import Folder, results_file
@@ -48,7 +48,8 @@ def apply_results(
 
     A row has ``custom_id``, the user's own columns, ``status``, ``reason``, ``output`` (text, parsed JSON or
     embedding; null unless completed), ``raw_output`` (text of an answer that failed), ``tool_calls``, ``error``
-    (message, code, status), ``model``, ``finish_reason``, ``usage`` and ``cost`` (USD: batch, standard).
+    (message, code, status), ``model``, ``finish_reason``, ``usage`` and ``cost`` (USD: batch, standard). The row of a
+    request that a codec wrote has ``model_response`` too, the answer in its form.
 
     :param deliver: takes the rows elsewhere, too; called with each call, since it may have broken off. The batch is not
         applied before it returns.
@@ -173,6 +174,8 @@ class _Result(msgspec.Struct, gc=False):
     finish_reason: str | None = None
     usage: Usage | None = None
     cost: _Cost | None = None
+    #: See :data:`~airflow_raif.domain.request.RESPONSE`.
+    model_response: msgspec.Raw | msgspec.UnsetType | None = msgspec.UNSET
 
 
 def _usd(pico: int | None) -> Decimal | float | None:
@@ -208,12 +211,14 @@ class _RowWriter:
 
     def __init__(self, runtime: Runtime, batch: Batch, folder: Folder, stack: ExitStack) -> None:
         self._folder = folder
-        stack.callback(self._close)
         self._read_raw = runtime.adapter.apply_batch_result
-        self._parse = make_parser(batch.output_schema)
+        self._batch = batch
+        self._codec = runtime.codec
+        self._answers = answer_reader(runtime, batch)
         #: By part, the one that was read last at the end.
         self._results: dict[int, _ResultsFile] = {}
         self._part = -1
+        stack.callback(self._close)
 
     def rows(
         self, entries: list[EntryRow], read_columns: Callable[[Sequence[int]], list[bytes]]
@@ -225,12 +230,13 @@ class _RowWriter:
         for entry, line in zip(entries, lines, strict=True):
             block += b'{"custom_id":'
             encode_into(entry.custom_id, block, -1)
+            reading, line = split_reading(line)
             # The user's columns are JSON already: they go between the id and the result as they are.
             if len(line) > 2:
                 block += b","
                 block += line[1:-1]
             end = len(block)
-            encode_into(self._result(entry), block, end)
+            encode_into(self._result(entry, reading), block, end)
             # In the place of the brace that opens the result, which makes one object of both.
             block[end] = _COMMA
             block += b"\n"
@@ -239,20 +245,25 @@ class _RowWriter:
                 block.clear()
         yield block
 
-    def _result(self, entry: EntryRow) -> _Result:
+    def _result(self, entry: EntryRow, reading: bytes | None) -> _Result:
         row = _Result(entry.status, entry.reason)
         if entry.error is not None:
             row.error = _Error(entry.error)
         if entry.result_offset is None or entry.result_length is None or entry.result_part is None:
             return row
-        result = self._read_raw(self._raw(entry.result_part, entry.result_offset, entry.result_length))
+        raw = self._raw(entry.result_part, entry.result_offset, entry.result_length)
+        result, has_calls = self._read_raw(raw), True
         if entry.status == _COMPLETED:
-            row.output = self._output(result.text) if result.text is not None else result.embedding
+            row.output = self._output(raw, result)
+            has_calls = not self._answers.takes_tool_calls
+            if reading is not None and self._codec is not None:
+                row.model_response = self._codec.response(raw, reading, self._batch)
         else:
             row.raw_output = result.text
         if result.error is not None:
             row.error = _Error(result.error.message, result.error.code, result.error.status)
-        row.tool_calls = result.tool_calls or None
+        if has_calls:
+            row.tool_calls = result.tool_calls or None
         row.model, row.finish_reason = result.model, result.finish_reason
         # What another row was billed for is not this one's.
         row.usage = result.usage if entry.input_tokens is not None else None
@@ -283,8 +294,8 @@ class _RowWriter:
         for each in self._results.values():
             each.close()
 
-    def _output(self, text: str) -> Any:
+    def _output(self, raw: bytes, result: EntryResult) -> Any:
         try:
-            return self._parse(text)
+            return self._answers.output(raw, result)
         except InvalidOutputError:
-            return text
+            return result.text

@@ -10,11 +10,12 @@ from uuid import uuid4
 import msgspec
 
 from airflow_raif.domain.batch import Batch, Claim
-from airflow_raif.domain.errors import InvalidRequestError
+from airflow_raif.domain.errors import InvalidBatchError, InvalidRequestError
 from airflow_raif.domain.money import Budget
 from airflow_raif.domain.request import RequestDefaults
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.sharing import Sharing
+from airflow_raif.services.codec import save_recipe
 from airflow_raif.services.fingerprint import Fingerprint, scope_of
 from airflow_raif.services.output import make_parser
 from airflow_raif.services.reading import Reader
@@ -54,6 +55,10 @@ def create_batch(
     defaults = msgspec.structs.replace(defaults, endpoint=adapter.resolve_endpoint(defaults.endpoint))
     make_parser(defaults.output_schema)
     sharing = sharing or Sharing()
+    if sharing.reuse_for is not None and runtime.codec is not None and runtime.codec.recipe() is not None:
+        raise InvalidBatchError(
+            "reuse takes answers that others checked, and an agent makes its own of each; leave reuse out"
+        )
     encode = adapter.make_encoder(defaults)
     batch_id = uuid4().hex
     batch = runtime.store.create_batch(
@@ -75,7 +80,7 @@ def create_batch(
     )
     on_batch(batch)
     reader = Reader(runtime, batch, encode, defaults.model, sharing, adapter.limits, known or runtime)
-    return _spool(Spooler(reader, Fingerprint(defaults.output_schema), on_part), rows)
+    return _spool(Spooler(reader, Fingerprint(defaults.output_schema), on_part), runtime.requests(rows, defaults))
 
 
 def continue_batch(
@@ -99,12 +104,13 @@ def continue_batch(
     batch = runtime.store.take_up_spooling(batch)
     log.info("Batch %s has %s parts; reading its input again to go on", batch.batch_id, len(batch.parts))
     reader = Reader(runtime, batch, encode, defaults.model, sharing or Sharing(), runtime.adapter.limits, runtime)
-    return _spool(Spooler(reader, Fingerprint(defaults.output_schema), on_part), rows)
+    return _spool(Spooler(reader, Fingerprint(defaults.output_schema), on_part), runtime.requests(rows, defaults))
 
 
 def _spool(spooler: Spooler, rows: Iterable[Any]) -> Batch:
     runtime, batch = spooler.runtime, spooler.batch
     try:
+        save_recipe(runtime.folder(batch.batch_id), runtime.codec)
         spooler.spool(rows)
     except AttemptLostError:
         raise

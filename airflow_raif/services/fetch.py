@@ -15,6 +15,7 @@ from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch, EntryOutcome, Part
 from airflow_raif.domain.errors import (
     BatchNotFoundError,
+    ConfigurationError,
     InvalidBatchError,
     MalformedResponseError,
     ProviderError,
@@ -25,9 +26,10 @@ from airflow_raif.domain.rounds import is_worth_repeating
 from airflow_raif.domain.status import REASON_WITHOUT_RESULT, EntryStatus, FailureReason
 from airflow_raif.domain.usage import Cost
 from airflow_raif.domain.wire_id import index_of, wire_prefix
+from airflow_raif.services.codec import AnswerReader
 from airflow_raif.services.download import download_results, is_unreadable
 from airflow_raif.services.metrics import part_fetched
-from airflow_raif.services.output import InvalidOutputError, make_parser
+from airflow_raif.services.output import InvalidOutputError, answer_reader
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.retain import is_gone
 from airflow_raif.services.runtime import Runtime
@@ -70,18 +72,23 @@ def fetch_ended_parts(runtime: Runtime, batch_id: str, numbers: Collection[int] 
 
     :param numbers: only these parts.
     :raises ProviderError: a download failed; what fails for one part only does not keep the others from being fetched.
+    :raises ConfigurationError: what reads the answers is not here; they are in the spool.
     """
     batch = runtime.store.get_batch(batch_id)
     refused: ProviderError | None = None
     wanted = [part for part in batch.parts if numbers is None or part.number in numbers]
     wanted = [part for part in wanted if part.status.is_terminal and part.results_fetched_at is None]
+    reader = _find_reader(runtime, batch) if wanted else None
     with closing(_downloads(runtime, batch, wanted)) as downloads:
         for part, download in downloads:
             try:
                 download()
-                _read_part(runtime, batch, part)
+                if not isinstance(reader, ConfigurationError):
+                    _read_part(runtime, batch, part, reader)
             except (RejectedError, BatchNotFoundError, MalformedResponseError) as error:
                 refused = refused or error
+    if isinstance(reader, ConfigurationError):
+        raise reader
     batch = runtime.store.mark_fetched(batch, runtime.clock())
     if batch.results_fetched_at is not None and batch.answer_scope is not None:
         for part in batch.parts:
@@ -103,6 +110,14 @@ def fetch_now(runtime: Runtime, batch_id: str) -> Batch:
     """
     fetch_batch_status(runtime, batch_id)
     return fetch_ended_parts(runtime, batch_id)
+
+
+def _find_reader(runtime: Runtime, batch: Batch) -> AnswerReader | ConfigurationError:
+    """Return what reads the batch's answers, or why that is not here; what was paid is downloaded all the same."""
+    try:
+        return answer_reader(runtime, batch)
+    except ConfigurationError as error:
+        return error
 
 
 def _downloads(
@@ -139,10 +154,10 @@ def _download(runtime: Runtime, batch: Batch, part: Part) -> None:
             log.warning("Part %s of batch %s was fetched too late: %s", part.number, batch.batch_id, error)
 
 
-def _read_part(runtime: Runtime, batch: Batch, part: Part) -> None:
+def _read_part(runtime: Runtime, batch: Batch, part: Part, answers: AnswerReader | None) -> None:
     """Account for the results of a part that are in the spool."""
     blocks = runtime.folder(batch.batch_id).blocks(results_file(part.number))
-    reader = _PartReader(runtime, batch, part)
+    reader = _PartReader(runtime, batch, part, answers)
     for offset, line in split_lines(blocks()):
         reader.read(offset, line)
     reader.flush()
@@ -173,6 +188,7 @@ class _PartReader:
     runtime: Runtime
     batch: Batch
     part: Part
+    answers: AnswerReader | None
     oddities: Counter[str] = field(default_factory=Counter)
     _outcomes: list[EntryOutcome] = field(default_factory=list)
 
@@ -180,7 +196,6 @@ class _PartReader:
         self._prefix = wire_prefix(self.batch.batch_id)
         self._read_row = self.runtime.adapter.apply_batch_result
         self._price = self.runtime.prices.pricer(self.batch.provider, self.part.model)
-        self._parse = make_parser(self.batch.output_schema) if self.batch.output_schema is not None else None
 
     def read(self, offset: int, line: bytes) -> None:
         try:
@@ -194,7 +209,7 @@ class _PartReader:
         if index is None:
             self.oddities["results with an id that is not of this batch"] += 1
             return
-        self._outcomes.append(self._outcome(index, offset, len(line), result))
+        self._outcomes.append(self._outcome(index, offset, line, result))
         if len(self._outcomes) >= OUTCOME_CHUNK:
             self.flush()
 
@@ -210,12 +225,12 @@ class _PartReader:
                 )
             self._outcomes = []
 
-    def _outcome(self, index: int, offset: int, length: int, result: EntryResult) -> EntryOutcome:
-        reason, usage = result.reason, result.usage
+    def _outcome(self, index: int, offset: int, line: bytes, result: EntryResult) -> EntryOutcome:
+        reason, usage, length = result.reason, result.usage, len(line)
         error = result.error.message if result.error is not None else result.refusal
-        if self._parse is not None and reason is None and result.text is not None:
+        if self.answers is not None and reason is None and result.status is EntryStatus.COMPLETED:
             try:
-                self._parse(result.text)
+                self.answers.output(line, result)
             except InvalidOutputError as invalid:
                 reason, error = FailureReason.INVALID_OUTPUT, str(invalid)
         cost = self._price(usage) if usage is not None else _NO_COST

@@ -57,7 +57,7 @@ def fingerprint_rows(runtime: Runtime, rows: Iterable[Any], *, defaults: Request
     defaults = msgspec.structs.replace(defaults, endpoint=runtime.adapter.resolve_endpoint(defaults.endpoint))
     encode = runtime.adapter.make_encoder(defaults)
     fingerprint = Fingerprint(defaults.output_schema)
-    for index, request in numbered_requests(rows):
+    for index, request in numbered_requests(runtime.requests(rows, defaults)):
         line = encoded(encode, request, index, _WIRE_ID)
         content = content_hash(line, _WIRE_ID, model_of(request, defaults.model, index))
         fingerprint.add(content, encoded_id(request.custom_id or str(index), index))

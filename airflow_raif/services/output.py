@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
-from airflow_raif.domain.errors import InvalidBatchError
+from airflow_raif.domain.batch import Batch
+from airflow_raif.domain.errors import ConfigurationError, InvalidBatchError
+from airflow_raif.domain.result import EntryResult
+from airflow_raif.services.codec import AnswerReader, load_recipe
+from airflow_raif.services.runtime import Runtime
 
 _decode = msgspec.json.Decoder().decode
 
 
 class InvalidOutputError(ValueError):
     """The answer is not JSON, or does not follow the schema."""
+
+
+class _SchemaReader:
+    """Reads answers as :func:`make_parser` does; vectors are what they are, and calls of tools no output."""
+
+    takes_tool_calls: ClassVar[bool] = False
+
+    def __init__(self, schema: Mapping[str, Any] | None) -> None:
+        self._parse = make_parser(schema)
+
+    def output(self, _raw: bytes, result: EntryResult, /) -> Any:
+        """Return the parsed text, or the vector."""
+        return self._parse(result.text) if result.text is not None else result.embedding
+
+
+def answer_reader(runtime: Runtime, batch: Batch) -> AnswerReader:
+    """Return what reads the answers of a batch.
+
+    :raises ConfigurationError: what made its requests is not here to read the answers.
+    """
+    recipe = load_recipe(runtime.folder(batch.batch_id))
+    if recipe is None:
+        return _SchemaReader(batch.output_schema)
+    if runtime.codec is None:
+        raise ConfigurationError(f"batch {batch.batch_id} needs a codec to read its answers; use BatchHook or a task")
+    return runtime.codec.reader(batch, recipe)
 
 
 def _refuse(uri: str) -> Any:

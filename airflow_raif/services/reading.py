@@ -12,7 +12,6 @@ import msgspec
 from airflow_raif.adapters.base import Limits
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import LimitExceededError
-from airflow_raif.domain.request import EntryRequest
 from airflow_raif.domain.sharing import Sharing
 from airflow_raif.domain.wire_id import make_wire_id
 from airflow_raif.services.fingerprint import (
@@ -21,11 +20,11 @@ from airflow_raif.services.fingerprint import (
     encoded,
     encoded_id,
     model_of,
-    not_utf8,
     numbered_requests,
 )
 from airflow_raif.services.known_answers import KnownAnswers
 from airflow_raif.services.recorded import RecordedParts
+from airflow_raif.services.row_files import row_line
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.seen import SeenRequests
 
@@ -94,7 +93,7 @@ class Reader:
         batch_id, inputs_of = self.batch.batch_id, self.runtime.adapter.count_embedding_inputs
         has_recorded = bool(self.batch.parts)
         for index, request in numbered_requests(rows):
-            columns = _encoded_columns(request, index)
+            columns = row_line(request, index)
             custom_id, wire_id = request.custom_id or str(index), make_wire_id(batch_id, index)
             model = model_of(request, self.model, index)
             line = encoded(self.encode, request, index, wire_id)
@@ -161,13 +160,3 @@ def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield chunk
         raise
     yield chunk
-
-
-_encode_columns = msgspec.json.Encoder(enc_hook=str).encode
-
-
-def _encoded_columns(request: EntryRequest, index: int) -> bytes:
-    try:
-        return _encode_columns(request.columns) + b"\n"
-    except UnicodeEncodeError as error:
-        raise not_utf8(index, "a column", error) from error

@@ -10,11 +10,41 @@ from itertools import islice
 from types import TracebackType
 from typing import IO, Self
 
+import msgspec
+
 from airflow_raif.adapters.jsonl import split_lines
+from airflow_raif.domain.request import READING, EntryRequest
+from airflow_raif.services.fingerprint import not_utf8
 from airflow_raif.spool.files import Folder, rows_file, rows_in
 
 #: The most rows in one file; so many are passed over at most to find one.
 ROWS_PER_FILE = 50_000
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+_HEAD = f'{{"{READING}":'.encode()
+_EMPTY = b"{}"
+
+
+def row_line(request: EntryRequest, index: int) -> bytes:
+    """Return the line of a row: its own columns, and before them how its answer is read if that is not as usual.
+
+    :raises InvalidRequestError: a column cannot be written.
+    """
+    try:
+        columns = _encode(request.columns)
+    except UnicodeEncodeError as error:
+        raise not_utf8(index, "a column", error) from error
+    if request.reading is not None:
+        rest = b"}" if columns == _EMPTY else b"," + columns[1:]
+        columns = b"".join((_HEAD, request.reading, rest))
+    return columns + b"\n"
+
+
+def split_reading(line: bytes) -> tuple[bytes | None, bytes]:
+    """Return how the answer of a row is read, if not as usual, and the row's own columns."""
+    if not line.startswith(_HEAD):
+        return None, line
+    columns = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    return bytes(columns.pop(READING)), _encode(columns)
 
 
 @dataclass

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from airflow_raif.adapters.base import Adapter, SpooledPart, Transport
 from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.errors import EndingError
+from airflow_raif.domain.request import RequestDefaults
 from airflow_raif.pricing.prices import PriceBook
+from airflow_raif.services.codec import Codec
 from airflow_raif.services.metrics import Metrics, NoMetrics
 from airflow_raif.spool.files import Folder, requests_file
 from airflow_raif.store import Store
@@ -32,6 +35,8 @@ class Runtime:
     prices: PriceBook = field(default_factory=PriceBook)
     clock: Callable[[], datetime] = utc_now
     metrics: Metrics = field(default_factory=NoMetrics)
+    #: Writes requests, and reads answers, in a form that the core does not know; ``None``: there are none such.
+    codec: Codec | None = None
     #: Parts whose results are downloaded at the same time.
     parallel_downloads: int = 1
     #: Whether whoever works with it was told to end; then nothing is sent any more that would be paid.
@@ -48,6 +53,10 @@ class Runtime:
             raise EndingError(
                 "the task was told to end; nothing more was sent, and the next attempt goes on from there"
             )
+
+    def requests(self, rows: Iterable[Any], defaults: RequestDefaults) -> Iterable[Any]:
+        """Return rows in a form that the core knows."""
+        return rows if self.codec is None else self.codec.requests(rows, defaults, self.adapter)
 
     def folder(self, batch_id: str) -> Folder:
         """Return the folder of one batch's spool files."""

@@ -14,6 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from airflow_raif.domain.errors import InvalidRequestError
 from airflow_raif.domain.request import EntryRequest, request_of
+from airflow_raif.rich.rows import is_rich
 
 #: A Jinja template, or a function from a row to its prompt or to a request.
 PromptTemplate = str | Callable[[Mapping[str, Any]], Any]
@@ -64,7 +65,7 @@ def with_prompts(
 
 def _request_of(
     row: Mapping[str, Any], custom_id: str | None, render: Callable[[Mapping[str, Any]], Any], index: int
-) -> EntryRequest:
+) -> EntryRequest | Mapping[str, Any]:
     try:
         made = render(row)
     except Exception as error:
@@ -73,6 +74,9 @@ def _request_of(
             f" {', '.join(map(str, row))}",
             row=index,
         ) from error
+    if is_rich(made) or isinstance(made, list | tuple):
+        columns = {**row, **(made if isinstance(made, Mapping) else {"prompt": made})}
+        return columns if custom_id is None else {_ROW_ID: custom_id, **columns}
     request = request_of(made, index)
     columns = {name: value for name, value in row.items() if name != _ROW_ID}
     # A function may return the same request again and again.

@@ -15,6 +15,7 @@ from rich.table import Table
 from tests.benchmarks import page
 from tests.benchmarks.figures import Figure, keep
 from tests.benchmarks.pipelines import RECORDED_WORKS, WORKS, measure_cold, measure_pipelines, measure_recorded
+from tests.benchmarks.richness import measure_richness
 from tests.benchmarks.scaling import SIZES, measure_scaling
 from tests.benchmarks.startup import measure_startup
 from tests.benchmarks.triggerer import measure_triggerer
@@ -34,6 +35,7 @@ def sections(rows: int, runs: int, works: Sequence[str], *, is_quick: bool) -> d
         "pipelines": lambda: measure_pipelines(works, rows, runs, is_quick=is_quick),
         "imports": lambda: measure_startup(runs, is_quick=is_quick),
         "waiting": lambda: measure_waiting(is_quick=is_quick),
+        "rich": lambda: measure_richness(is_quick=is_quick),
     }
     if not is_quick:
         found["recorded"] = lambda: measure_recorded(RECORDED_WORKS, rows, runs, is_quick=is_quick)

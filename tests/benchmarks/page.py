@@ -15,6 +15,7 @@ import psutil
 from tests.benchmarks.bars import bars, eighth
 from tests.benchmarks.chart import draw
 from tests.benchmarks.figures import Book, Figure
+from tests.benchmarks.richness import richness_rows
 from tests.benchmarks.scaling import UNITS
 from tests.benchmarks.sizing import sizing
 
@@ -62,6 +63,10 @@ def write(figures: Sequence[Figure], folder: Path) -> None:
         )),
         "triggerer": _table(("batches", "what", "measured"), (
             (f"{each.size:,}", each.unit, number(each.ours)) for each in book.of("triggerer")
+        )),
+        "rich": _table(("provider", "row", "write, CPU µs", "read, CPU µs", "MiB", "once: CPU s", "once: MiB",
+                        "write / text", "read / text"), (
+            (provider, form, *map(number, values)) for provider, form, *values in richness_rows(book)
         )),
         "scaling": _scaling(book),
         "bars": _table(("bar", "measured", "holds"), bars(book)),

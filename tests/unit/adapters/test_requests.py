@@ -199,7 +199,7 @@ def test_gemini_schema_is_nearly_the_same():
     [
         (openai_schema, {"type": "array"}, "OpenAI wants an object at the root"),
         (anthropic_schema, {**CLOSED, "not": {}}, "Anthropic cannot take 'not' at #"),
-        (gemini_schema, {"type": "object", "additionalProperties": {"type": "string"}}, "additionalProperties="),
+        (openai_schema, {"type": "object", "additionalProperties": {"type": "string"}}, "additionalProperties="),
         (gemini_schema, {"type": "object", "properties": {"a": True}}, "cannot take True at #/properties/a"),
     ],
 )

@@ -15,7 +15,17 @@ import pytest
 import airflow_raif
 from airflow_raif.get_provider_info import get_provider_info
 
-HEAVY = ("openai", "anthropic", "google.genai", "sqlalchemy", "genai_prices", "alembic", "jsonschema_rs", "httpx")
+HEAVY = (
+    "openai",
+    "anthropic",
+    "google.genai",
+    "sqlalchemy",
+    "genai_prices",
+    "alembic",
+    "jsonschema_rs",
+    "httpx",
+    "pydantic_ai",
+)
 IMPORT_ALL = """
 import sys, airflow.sdk
 from airflow.sdk import DAG, BaseOperator, BaseSensorOperator, ObjectStoragePath, conf
