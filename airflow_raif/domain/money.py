@@ -65,7 +65,13 @@ def _sum(one: int | None, other: int | None) -> int | None:
 
 
 def expected_usage(
-    requests: int, size: int, history: History | None, budget: Budget, *, has_output: bool = True
+    requests: int,
+    size: int,
+    history: History | None,
+    budget: Budget,
+    *,
+    tokens_per_byte: float | None = None,
+    has_output: bool = True,
 ) -> tuple[Usage, Source]:
     """Return what so many requests of so many bytes will probably take together, and how that is known.
 
@@ -88,7 +94,8 @@ def expected_usage(
     each, source = _output_tokens(budget)
     if not has_output:
         each = 0
-    return Usage(input_tokens=tokens_of(size), output_tokens=each * requests), source
+    taken = tokens_of(size) if tokens_per_byte is None else round(size * tokens_per_byte)
+    return Usage(input_tokens=taken, output_tokens=each * requests), source
 
 
 def _output_tokens(budget: Budget) -> tuple[int, Source]:

@@ -93,7 +93,7 @@ def dry_run(
                 scratch, rows, defaults=defaults, claim=claim, sharing=sharing, budget=budget, known=runtime
             )
             reused, duplicates = store.count_shared(batch) if batch.has_shared_rows else (0, 0)
-            estimate = estimate_batch(runtime, batch)
+            estimate = estimate_batch(runtime, batch, scratch.folder(batch.batch_id))
             return DryRun(batch, estimate, reused, duplicates, _first_requests(scratch, batch))
         finally:
             store.close()

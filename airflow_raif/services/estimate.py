@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterator
+from itertools import islice
 
-from airflow_raif.domain.batch import Batch
+from airflow_raif.adapters.jsonl import split_lines
+from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.errors import BudgetExceededError, ConfigurationError
 from airflow_raif.domain.money import Budget, Estimate, dollars, expected_usage
 from airflow_raif.domain.usage import Cost, Usage
 from airflow_raif.services.runtime import Runtime
+from airflow_raif.services.tokens import tokens_per_byte
+from airflow_raif.spool.files import Folder, requests_file
 
 log = logging.getLogger(__name__)
+
+#: Requests of a model that a tokenizer looks at.
+SAMPLE = 200
 
 
 def is_limited(runtime: Runtime, budget: Budget) -> bool:
@@ -19,24 +27,36 @@ def is_limited(runtime: Runtime, budget: Budget) -> bool:
     return budget.max_cost is not None or runtime.adapter.settings.max_cost_per_day is not None
 
 
-def estimate_batch(runtime: Runtime, batch: Batch) -> Estimate:
+def estimate_batch(runtime: Runtime, batch: Batch, spool: Folder | None = None) -> Estimate:
     """Estimate what the requests of a spooled batch will take; rows that take answers of others take nothing.
 
-    Nothing but their bytes and number is looked at. Rounds are not in it, since few of what they repeat was billed.
+    Only their bytes and number are looked at, and some of them where there is a tokenizer. Rounds are not in it, since
+    few of what they repeat was billed.
+
+    :param spool: the batch's folder, if not where the runtime has it.
     """
-    sizes: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+    folder = spool or runtime.folder(batch.batch_id)
+    parts: defaultdict[str, list[Part]] = defaultdict(list)
     for part in batch.parts:
-        if not part.is_shared and part.round == 0:
-            sizes[part.model][0] += part.request_count
-            sizes[part.model][1] += part.request_bytes
+        if not part.is_shared and part.round == 0 and part.request_count:
+            parts[part.model].append(part)
     total = Estimate()
     has_output = "embed" not in batch.endpoint.lower()
-    for model, (requests, size) in sizes.items():
+    for model, of_model in parts.items():
+        requests, size = sum(part.request_count for part in of_model), sum(part.request_bytes for part in of_model)
         history = runtime.store.cost_history(batch, batch.claim, model) if batch.claim is not None else None
-        usage, source = expected_usage(requests, size, history, batch.budget, has_output=has_output)
+        ratio = tokens_per_byte(batch.provider, model, _sample(folder, of_model[0])) if history is None else None
+        usage, source = expected_usage(
+            requests, size, history, batch.budget, tokens_per_byte=ratio, has_output=has_output
+        )
         cost = _price(runtime, batch.provider, model, usage, requests)
         total += Estimate(requests=requests, request_bytes=size, usage=usage, cost=cost, source=source)
     return total
+
+
+def _sample(folder: Folder, part: Part) -> Iterator[bytes]:
+    lines = split_lines(folder.blocks(requests_file(part.number))())
+    return (line for _, line in islice(lines, SAMPLE))
 
 
 def _price(runtime: Runtime, provider: str, model: str, usage: Usage, requests: int) -> Cost:

@@ -15,7 +15,7 @@ from tests.chaos.answers import answer_text, request_ids
 from tests.chaos.plan import Plan
 from tests.chaos.provider import AtProvider, Report
 from tests.chaos.worker import World, claim_of
-from tests.support import read_rows, rows
+from tests.support import read_rows
 
 #: Errors that a refusal of the provider ends in.
 REFUSED = ("AuthenticationError", "RejectedError", "BatchNotFoundError", "AmbiguousSubmitError")
@@ -94,7 +94,7 @@ def _count_creates(figures: Figures, batches: list[Batch], world: World, report:
     known: Counter[str] = Counter()
     for batch in batches:
         for part in batch.parts:
-            if part.is_synchronous or part.raw_status == "divided":
+            if part.is_synchronous or part.is_shared or part.raw_status == "divided":
                 continue
             spooled = world.home / "spool" / batch.batch_id / PARTS_FILE.format(part.number)
             parts[request_ids(spooled.read_bytes())] += 1
@@ -110,12 +110,14 @@ def _count_creates(figures: Figures, batches: list[Batch], world: World, report:
 
 
 def _count_rows(figures: Figures, plan: Plan, batch: Batch, found: list[dict[str, Any]]) -> None:
-    given = [each["custom_id"] for each in rows(plan.rows)]
-    if batch.is_cut_short:
-        # What was not read of the input when somebody canceled is in no batch; its task fails.
-        del given[batch.request_count :]
+    given = [each["custom_id"] for each in plan.given()]
     ids = [each["custom_id"] for each in found]
-    figures.lost = len(given) - sum((Counter(given) & Counter(ids)).values())
+    if batch.is_cut_short:
+        # What was not read of the input when somebody canceled is in no batch, nor are rows between those of its parts
+        # that would have taken their answers; its task fails.
+        given = [each for each in given if each in ids] if plan.doubles else given[: batch.request_count]
+        figures.lost += batch.request_count - len(given)
+    figures.lost += len(given) - sum((Counter(given) & Counter(ids)).values())
     if ids != given:
         figures.wrong.append(f"rows are not as they came in: {ids}")
     if open_rows := [each["custom_id"] for each in found if each["status"] not in ("completed", "failed")]:
@@ -135,7 +137,8 @@ def _count_answers(
             if wire_id.startswith(prefix):
                 paid.setdefault(int(wire_id.rpartition("-")[2]), []).append(answer)
     calls = _synchronous(plan, figures, report)
-    for index, row in enumerate(found):
+    for row in found:
+        index = plan.doubles.get(row["shelf"], row["shelf"])
         answers = paid.get(index, [])
         got = _text(row)
         if answers and not any(_same(each, row, got) for each in answers + calls.get(index, [])):
@@ -144,12 +147,14 @@ def _count_answers(
         if row["status"] == "completed" and not any(_same(each, row, got) for each in answers + calls.get(index, [])):
             figures.wrong.append(f"row {index} has {got!r}, which is no answer to it")
     if not any("killed" in each for each in history):
+        by_index = {row["shelf"]: row for row in found}
         for index, answers in calls.items():
-            if not any(_same(each, found[index], _text(found[index])) for each in answers):
-                lost = (found[index]["error"] or {}).get("code") == "lost"
+            row = by_index[index]
+            if not any(_same(each, row, _text(row)) for each in answers):
+                lost = (row["error"] or {}).get("code") == "lost"
                 if not (lost or paid.get(index)):
                     figures.dropped += 1
-                    figures.wrong.append(f"the synchronous answer of row {index} is not there: {found[index]}")
+                    figures.wrong.append(f"the synchronous answer of row {index} is not there: {row}")
 
 
 def _synchronous(plan: Plan, figures: Figures, report: Report) -> dict[int, list[str]]:

@@ -9,6 +9,7 @@ import msgspec
 
 from tests.chaos.provider import Behaviour
 from tests.chaos.proxy import KINDS, Fault
+from tests.support import rows
 
 ROUTES = {
     "openai": ("upload", "create", "list", "get", "results", "synchronous"),
@@ -85,6 +86,15 @@ class Plan(msgspec.Struct, kw_only=True):
     clears: bool = False
     behaviour: Behaviour = msgspec.field(default_factory=Behaviour)
     attempts: list[Attempt] = []
+    #: Rows that ask the same as an earlier one, by that one's index.
+    doubles: dict[int, int] = {}
+
+    def given(self) -> list[dict[str, Any]]:
+        """Return the rows."""
+        found = rows(self.rows)
+        for index, first in self.doubles.items():
+            found[index]["prompt"] = found[first]["prompt"]
+        return found
 
     @property
     def faults(self) -> list[str]:
@@ -122,6 +132,9 @@ def draw(seed: int, provider: str, store: str) -> Plan:
     )
     plan.max_enqueued = dice.choice((0, 0, 0, 4, 7))
     plan.behaviour.quota = dice.choice((None, None, None, None, 5))
+    if dice.random() < 0.4:
+        doubled = dice.sample(range(1, plan.rows), dice.randint(1, plan.rows - 1))
+        plan.doubles = {each: dice.choice([n for n in range(each) if n not in doubled]) for each in sorted(doubled)}
     if provider == "gemini" and not plan.by_file:
         plan.behaviour.proxy = [each for each in plan.behaviour.proxy if each.route not in ("upload", "results")]
         # What lies inline in an answer has no lines that could be spoiled.

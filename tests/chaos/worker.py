@@ -42,7 +42,7 @@ from airflow_raif.services.sweep import sweep_batches
 from airflow_raif.store import BatchMissingError
 from tests.chaos.plan import Plan
 from tests.chaos.steps import SteppedFolder, SteppedStore, SteppedTransport, Steps
-from tests.support import ANSWER, PROVIDERS, defaults_of, rows, settings_of
+from tests.support import ANSWER, PROVIDERS, defaults_of, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ def whole_try(plan: Plan, world: World, runtime: Runtime) -> str:
     )
     batch = start_batch(
         runtime,
-        lambda: rows(plan.rows),
+        lambda: plan.given(),
         defaults=defaults_of(plan.provider, output_schema=ANSWER if plan.has_schema else None),
         claim=claim_of(world),
         round_policy=policy,
