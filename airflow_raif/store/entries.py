@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Table, case, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import EntryOutcome
-from airflow_raif.domain.errors import DuplicateCustomIdError, InvalidBatchError
+from airflow_raif.domain.errors import DuplicateCustomIdError, InputChangedError, InvalidBatchError
 from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.status import EntryStatus
 from airflow_raif.store import bulk
@@ -100,16 +100,22 @@ def check_chunk(rows: Sequence[NewEntry | SharedEntry]) -> None:
 def find_duplicate(
     connection: Connection, batch_key: int, rows: Sequence[NewEntry | SharedEntry], error: IntegrityError
 ) -> InvalidBatchError:
-    """Tell which row's custom_id is in the batch already, after an insert was refused."""
+    """Tell which row, or its custom_id, is in the batch already, after an insert was refused."""
     for each in chunks(rows):
-        chunk = {row[1]: row[0] for row in each}
+        chunk = {row[0]: row[1] for row in each}
         found = connection.execute(
             select(entry.c.custom_id, entry.c.idx)
-            .where(entry.c.batch_key == batch_key, entry.c.custom_id.in_(list(chunk)))
+            .where(
+                entry.c.batch_key == batch_key,
+                or_(entry.c.idx.in_(chunk), entry.c.custom_id.in_(list(chunk.values()))),
+            )
             .limit(1)
         ).first()
+        if found is not None and found.idx in chunk:
+            return InputChangedError(f"the input changed: row {found.idx} was in a part of another model before")
         if found is not None:
-            return duplicate(found.custom_id, found.idx, chunk[found.custom_id])
+            second = next(index for index, custom_id in chunk.items() if custom_id == found.custom_id)
+            return duplicate(found.custom_id, found.idx, second)
     raise error
 
 
