@@ -64,8 +64,9 @@ def infer(emulator, providers, context):
     providers(emulator)
 
     def run(handler, **arguments):
+        arguments = {"requests": ROWS, **arguments}
         return BatchInferenceOperator(
-            task_id="t", **OPENAI, requests=ROWS, handler=handler, deferrable=False, poll_interval=0.01, **arguments
+            task_id="t", **OPENAI, handler=handler, deferrable=False, poll_interval=0.01, **arguments
         ).execute(context)
 
     return run
@@ -291,6 +292,20 @@ def test_rows_that_were_sent_again_by_hand_come_alone(infer, emulator, raif_stor
         assert [*brought, "success"] == CALLS
     infer(Recorder)
     assert [*brought, "success"] == CALLS
+
+
+def test_a_row_that_is_the_same_as_one_that_was_sent_again_comes_with_it(infer, emulator, raif_store):
+    """Though nothing of its own was sent."""
+    emulator.state.faults.rows.append(RowFault(kind="errored", rows=[1], batches=1))
+    given = [{**row, "prompt": "prompt 1"} if row["n"] == 5 else row for row in ROWS]
+    infer(Recorder, requests=given)
+    assert [*range(7), ("completion", 5, True), "success"] == CALLS
+    batch = raif_store.find_by_claim(Claim("dag", "run", "task"))
+    with open_batch_runtime(batch.batch_id) as (runtime, _):
+        retry_failed(runtime, batch.batch_id)
+    CALLS.clear()
+    infer(Recorder, requests=given)
+    assert [1, 5, *THROUGH] == CALLS
 
 
 def test_what_broke_off_before_rows_were_sent_again(infer, emulator, raif_store):
