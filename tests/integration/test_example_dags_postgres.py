@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 from sqlalchemy import func, select
 
@@ -35,5 +37,5 @@ def in_postgres(postgres, monkeypatch):
     upgrade(address)
     monkeypatch.setenv("AIRFLOW__RAIF__SQL_ALCHEMY_CONN", address)
     yield
-    with Store.open(address)._transaction() as connection:
+    with closing(Store.open(address)) as store, store._transaction() as connection:
         assert connection.scalar(select(func.count()).select_from(batch)) > 0
