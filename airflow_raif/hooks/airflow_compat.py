@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,13 +21,21 @@ __all__ = [
     "AirflowNotFoundException",
     "ClearedTasks",
     "aask_database",
+    "api_base_url",
     "ask_database",
+    "authorized_dag_ids",
     "clear_task",
     "connections_of_types",
     "ended_state",
+    "get_user",
+    "login_url",
+    "may_access_connection",
+    "may_access_dag",
+    "signing_key",
     "task_is_over",
     "task_state",
     "triggerer_heartbeat",
+    "write_audit_log",
 ]
 
 log = logging.getLogger(__name__)
@@ -230,3 +238,86 @@ def _type_of(connection: str) -> str:
         )
     except ValueError:
         return ""
+
+
+# The API server
+
+
+def api_base_url() -> str:
+    """Return where users reach Airflow, as far as it is configured, without a slash at the end; a path at least."""
+    from airflow.configuration import conf
+
+    return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
+
+
+def get_user() -> Callable[..., Any]:
+    """Return FastAPI's dependency that yields who asks; it answers 401 or 403 to who has no valid session or token."""
+    from airflow.api_fastapi.core_api.security import get_user
+
+    return get_user
+
+
+def login_url(next_url: str) -> str:
+    """Return where to log in, and go on from there."""
+    return str(_auth_manager().get_url_login(next_url=next_url))
+
+
+def authorized_dag_ids(user: Any, dag_ids: Collection[str]) -> set[str]:
+    """Return those of the Dags that a user may read; whether also if Airflow does not know them any more."""
+    from airflow.models.dag import DagModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    manager = _auth_manager()
+    with create_session() as session:
+        known = set(session.scalars(select(DagModel.dag_id)))
+        allowed: set[str] = manager.get_authorized_dag_ids(user=user, method="GET", session=session)
+    gone = set(dag_ids) - known
+    return (allowed & set(dag_ids)) | set(manager.filter_authorized_dag_ids(dag_ids=gone, user=user, method="GET"))
+
+
+def may_access_dag(user: Any, dag_id: str, method: str, entity: str | None = None) -> bool:
+    """Whether a user may do something to a Dag, or to what belongs to it.
+
+    :param method: ``GET`` to read, ``PUT`` to edit.
+    :param entity: a name of ``DagAccessEntity``, such as ``TASK_LOGS``.
+    """
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+    from airflow.models.dag import DagModel
+
+    details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
+    what = DagAccessEntity[entity] if entity else None
+    return bool(_auth_manager().is_authorized_dag(method=method, access_entity=what, details=details, user=user))
+
+
+def may_access_connection(user: Any, conn_id: str, method: str) -> bool:
+    """Whether a user may read (``GET``) or edit (``PUT``) a connection."""
+    from airflow.api_fastapi.auth.managers.models.resource_details import ConnectionDetails
+    from airflow.models import Connection
+
+    details = ConnectionDetails(conn_id=conn_id, team_name=Connection.get_team_name(conn_id))
+    return bool(_auth_manager().is_authorized_connection(method=method, details=details, user=user))
+
+
+def write_audit_log(user: Any, event: str, claim: Claim | None, extra: Mapping[str, Any]) -> None:
+    """Write who did something into Airflow's audit log, as its own API does."""
+    from airflow.models.log import Log
+    from airflow.utils.session import create_session
+
+    task = {} if claim is None else {name: getattr(claim, name) for name in claim.__struct_fields__}
+    name = user.get_name()
+    with create_session() as session:
+        session.add(Log(event=event, owner=name, owner_display_name=name, extra=json.dumps(extra), **task))
+
+
+def signing_key() -> str:
+    """Return the key that Airflow's API server signs with."""
+    from airflow.api_fastapi.auth.tokens import get_signing_key
+
+    return str(get_signing_key("api", "secret_key"))
+
+
+def _auth_manager() -> Any:
+    from airflow.api_fastapi.app import get_auth_manager
+
+    return get_auth_manager()
