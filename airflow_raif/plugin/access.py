@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, HTTPException
+from fastapi import Depends, HTTPException, Path
 
 from airflow_raif.domain.batch import Batch
 from airflow_raif.hooks.airflow_compat import authorized_dag_ids, get_user, may_access_connection, may_access_dag
@@ -64,7 +64,7 @@ ViewerDep = Annotated[Viewer, Depends(_viewer)]
 StoreDep = Annotated[Store, Depends(find_store_at_once)]
 
 
-def _seen_batch(batch_id: str, viewer: ViewerDep, store: StoreDep) -> Batch:
+def _seen_batch(batch_id: Annotated[str, Path(pattern="^[0-9a-f]{32}$")], viewer: ViewerDep, store: StoreDep) -> Batch:
     batch = store.read_batch(batch_id)
     if not viewer.may_see(batch):
         raise HTTPException(403, "You may not see the batches of this Dag.")

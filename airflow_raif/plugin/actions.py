@@ -1,7 +1,7 @@
 """What can be done to a batch on its page: asked first, written to the audit log, done off the event loop.
 
-Nothing here creates anything at a provider: that is for workers. A batch job that has to be sent is made pending, and
-its task cleared, so that a worker sends it.
+Nothing here creates anything at a provider: that is for workers. What a retry sends is made pending, and its task is
+cleared, so that a worker sends it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from starlette.concurrency import run_in_threadpool
 
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import RaifError
+from airflow_raif.domain.next_step import NextStep, next_step_of
+from airflow_raif.hooks import by_hand
 from airflow_raif.hooks.airflow_compat import write_audit_log
-from airflow_raif.hooks.runtime import open_batch_runtime
+from airflow_raif.hooks.by_hand import Done
+from airflow_raif.plugin import shown
 from airflow_raif.plugin.access import ActedBatch, Viewer, ViewerDep
-from airflow_raif.plugin.forgery import check_origin, check_token, make_token
+from airflow_raif.plugin.forgery import check_origin, check_token, make_note, make_token
 from airflow_raif.plugin.render import page
-from airflow_raif.services.runtime import Runtime
 
 log = logging.getLogger(__name__)
 router = APIRouter()
@@ -33,7 +35,7 @@ router = APIRouter()
 WAIT_SECONDS = 10.0
 #: Actions at work at the same time; more wait, so that many clicks do not take the API server's threads.
 _POOL = ThreadPoolExecutor(4, thread_name_prefix="raif-action")
-_AT_WORK: dict[tuple[str, str], Future[None]] = {}
+_AT_WORK: dict[tuple[str, str], Future[Done]] = {}
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,10 @@ class Action:
     name: str
     #: On its button.
     title: str
-    #: What it does and costs, asked before it is done.
+    #: What it does and costs, as a person is asked before; raises what the action would.
     question: Callable[[Batch], str]
     is_possible: Callable[[Batch], bool]
-    run: Callable[[Runtime, Batch], object]
-    #: Told when it was done.
-    done: str
+    run: Callable[[str], Done]
     is_dangerous: bool = False
 
     @property
@@ -57,28 +57,36 @@ class Action:
         return f"raif_{self.name}_batch"
 
 
-def _fetch(runtime: Runtime, batch: Batch) -> None:
-    from airflow_raif.services.fetch import fetch_ended_parts
-    from airflow_raif.services.poll import fetch_batch_status
-
-    fetch_batch_status(runtime, batch.batch_id)
-    fetch_ended_parts(runtime, batch.batch_id)
-
-
-def _cancel(runtime: Runtime, batch: Batch) -> None:
-    from airflow_raif.services.cancel import cancel_batch
-
-    cancel_batch(runtime, batch.batch_id)
-
-
-def _expire(runtime: Runtime, batch: Batch) -> None:
-    from airflow_raif.services.expire import expire_batch
-
-    expire_batch(runtime, batch.batch_id, may_cancel=True)
-
-
-def _is_sent(batch: Batch) -> bool:
+def _is_at_work(batch: Batch) -> bool:
     return not batch.status.is_terminal and (batch.is_sent or batch.is_held_back or batch.is_cancel_requested)
+
+
+def _is_fetchable(batch: Batch) -> bool:
+    return batch.is_sent and batch.results_fetched_at is None
+
+
+def _is_stuck(batch: Batch) -> bool:
+    step = next_step_of(batch)
+    return step.is_for_task or step in (NextStep.LOOK_UP, NextStep.STOP)
+
+
+def _is_retryable(batch: Batch) -> bool:
+    is_over = batch.status.is_terminal and batch.results_fetched_at is not None
+    return is_over and batch.failed_count > 0 and batch.spool_deleted_at is None
+
+
+def _retry_question(batch: Batch) -> str:
+    plan, tasks = by_hand.plan_retry(batch.batch_id)
+    reasons = ", ".join(f"{shown.count(number)} {reason}" for reason, number in plan.counts.items())
+    cost = "An unknown amount, since no price of the model is known"
+    if plan.cost.batch is not None:
+        more = "" if plan.covers_answers else " for the requests alone, and more for the answers"
+        cost = f"About {shown.dollars(plan.cost.batch)}{more}"
+    then = "No task made the batch, so that a task of your own has to send them."
+    if tasks is not None:
+        paused = " Its Dag is paused: unpause it." if tasks.is_paused else ""
+        then = f"These tasks are cleared, and so run again: {', '.join(tasks.names)}.{paused}"
+    return f"{shown.count(plan.entry_count)} failed rows go out again ({reasons}). {cost}. {then}"
 
 
 ACTIONS = {
@@ -88,36 +96,45 @@ ACTIONS = {
             "fetch",
             "Fetch now",
             lambda batch: (
-                f"{batch.provider} is asked how batch {batch.batch_id} is, and the results of what has ended are"
-                " downloaded. This costs nothing."
+                f"{batch.provider} is asked how the batch is, and the results of what has ended are downloaded. This"
+                " costs nothing."
             ),
-            lambda batch: batch.is_sent and batch.results_fetched_at is None,
-            _fetch,
-            "The provider was asked, and what had ended was fetched.",
+            _is_fetchable,
+            by_hand.fetch,
+        ),
+        Action("retry", "Retry failed rows", _retry_question, _is_retryable, by_hand.retry),
+        Action(
+            "resume",
+            "Take up again",
+            lambda _: (
+                "What the batch needs next is done: creates without a reply are looked up, a cancel that was not heard"
+                " is made again, what has ended is fetched. If the rest is its task's, and that is over, the task is"
+                " cleared and sends what was not sent yet, which is paid."
+            ),
+            _is_stuck,
+            by_hand.resume,
         ),
         Action(
             "cancel",
             "Cancel",
             lambda batch: (
-                f"{batch.provider} is asked to stop batch {batch.batch_id}. Rows that are done by then are paid for and"
-                " can be fetched; the others fail as canceled, and the task fails for good: only clearing it makes a"
-                " new batch, which is paid anew."
+                f"{batch.provider} is asked to stop the batch. Rows that are done by then are paid, and can be fetched;"
+                " the others fail as canceled. The task fails for good: only clearing it makes a new batch, which is"
+                " paid anew."
             ),
-            lambda batch: _is_sent(batch) and not batch.is_canceling,
-            _cancel,
-            "The provider was asked to stop the batch. It may take some minutes until it has.",
+            lambda batch: _is_at_work(batch) and not batch.is_canceling,
+            by_hand.cancel,
             is_dangerous=True,
         ),
         Action(
             "expire",
-            "Expire",
+            "Give up",
             lambda batch: (
-                f"Batch {batch.batch_id} is given up: {batch.provider} is asked once more, what still runs is canceled,"
-                " and what has ended is fetched. Rows that are done by then are paid for; the others fail."
+                f"{batch.provider} is asked once more how the batch is; what still runs is canceled, and what has ended"
+                " is fetched. Rows that are done by then are paid; the others fail."
             ),
-            _is_sent,
-            _expire,
-            "The batch was given up; what had ended was fetched.",
+            _is_at_work,
+            by_hand.expire,
             is_dangerous=True,
         ),
     )
@@ -137,20 +154,26 @@ def find_action(action: str) -> Action:
 ActionDep = Annotated[Action, Depends(find_action)]
 
 
-async def start(action: Action, viewer: Viewer, batch: Batch) -> bool:
-    """Do something to a batch; return whether it was done within :data:`WAIT_SECONDS`, otherwise it goes on.
+def _check_possible(action: Action, batch: Batch) -> None:
+    if not action.is_possible(batch):
+        raise HTTPException(
+            409, f"Batch {batch.batch_id} is {batch.status} now, and cannot be taken to {action.title!r}."
+        )
+
+
+async def start(action: Action, viewer: Viewer, batch: Batch) -> Done | None:
+    """Do something to a batch; ``None``: after :data:`WAIT_SECONDS` it still went on, and goes on.
 
     :raises HTTPException: 409, it cannot be done to the batch as it is.
-    :raises RaifError: it could not be done.
+    :raises RaifError: it could not be done; says why.
     """
-    if not action.is_possible(batch):
-        raise HTTPException(409, f"Batch {batch.batch_id} is {batch.status}: there is nothing to {action.name}.")
+    _check_possible(action, batch)
     await run_in_threadpool(write_audit_log, viewer.user, action.event, batch.claim, {"batch_id": batch.batch_id})
     key = (batch.batch_id, action.name)
     work = _AT_WORK.get(key)
     if work is None:
         # Whoever asks for the same meanwhile waits for the same.
-        work = _AT_WORK[key] = _POOL.submit(_run, action, batch)
+        work = _AT_WORK[key] = _POOL.submit(action.run, batch.batch_id)
         work.add_done_callback(lambda _: _AT_WORK.pop(key, None))
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     work.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
@@ -158,19 +181,12 @@ async def start(action: Action, viewer: Viewer, batch: Batch) -> bool:
         await asyncio.wait_for(ended.wait(), WAIT_SECONDS)
     except TimeoutError:
         work.add_done_callback(lambda work: _tell_end(action, viewer, batch, work))
-        return False
-    work.result()
-    return True
+        return None
+    return work.result()
 
 
-def _run(action: Action, batch: Batch) -> None:
-    # Whatever would be paid for is refused: it is not sent from here.
-    with open_batch_runtime(batch.batch_id, is_ending=lambda: True) as (runtime, current):
-        action.run(runtime, current)
-
-
-def _tell_end(action: Action, viewer: Viewer, batch: Batch, work: Future[None]) -> None:
-    """Write to the log how an action failed that nobody waited for."""
+def _tell_end(action: Action, viewer: Viewer, batch: Batch, work: Future[Done]) -> None:
+    """Write to the logs how an action failed that nobody waited for any more."""
     error = work.exception()
     if error is None:
         return
@@ -183,13 +199,14 @@ def _tell_end(action: Action, viewer: Viewer, batch: Batch, work: Future[None]) 
 @router.get("/batches/{batch_id}/{action}")
 def ask(request: Request, batch: ActedBatch, viewer: ViewerDep, action: ActionDep) -> HTMLResponse:
     """Ask whether an action is meant."""
+    _check_possible(action, batch)
     return page(
         request,
         "ask.html",
         batch=batch,
         action=action,
+        question=action.question(batch),
         token=make_token(viewer, batch.batch_id, action.name),
-        is_possible=action.is_possible(batch),
     )
 
 
@@ -199,6 +216,7 @@ async def act(
 ) -> Response:
     """Do it, and go back to the batch."""
     check_token(token, viewer, batch.batch_id, action.name)
-    is_done = await start(action, viewer, batch)
-    told = action.name if is_done else f"{action.name}-running"
-    return RedirectResponse(f"{request.scope['root_path']}/batches/{batch.batch_id}?done={told}", status_code=303)
+    done = await start(action, viewer, batch)
+    told = f"{action.title} goes on; this page shows what comes of it." if done is None else done.sentence
+    address = f"{request.scope['root_path']}/batches/{batch.batch_id}?done={make_note(told)}"
+    return RedirectResponse(address, status_code=303)

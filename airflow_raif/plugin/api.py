@@ -7,18 +7,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
 
 from airflow_raif.plugin import payload
 from airflow_raif.plugin.access import ActedBatch, PayloadBatch, SeenBatch, StoreDep, ViewerDep
 from airflow_raif.plugin.actions import ACTIONS, ActionDep, start
-from airflow_raif.plugin.batch_page import EntryListing, find_entry
+from airflow_raif.plugin.asked import EntryListing, Listing, Position, shown_cursor
+from airflow_raif.plugin.batch_page import find_entry
 from airflow_raif.plugin.forgery import check_bearer, check_origin
 from airflow_raif.plugin.models import (
+    ActionOut,
     BatchDetails,
     BatchList,
     BatchOut,
-    Done,
     EntryList,
     EntryOut,
     FailureList,
@@ -27,7 +27,6 @@ from airflow_raif.plugin.models import (
     StatusCounts,
     Tokens,
 )
-from airflow_raif.plugin.pages import Listing, shown_cursor
 from airflow_raif.plugin.progress import progress_of
 
 PREFIX = "/api"
@@ -110,13 +109,13 @@ def list_entries(
 
 
 @router.get("/batches/{batch_id}/entries/{index}")
-def get_entry(batch: SeenBatch, viewer: ViewerDep, store: StoreDep, index: int) -> EntryOut:
+def get_entry(batch: SeenBatch, viewer: ViewerDep, store: StoreDep, index: Position) -> EntryOut:
     """Return an entry."""
     return EntryOut.of(find_entry(store, batch, index), with_error=viewer.may_see_payload(batch))
 
 
 @router.get("/batches/{batch_id}/entries/{index}/{which}", response_class=Response)
-def get_payload(batch: PayloadBatch, store: StoreDep, index: int, which: payload.Which) -> Response:
+def get_payload(batch: PayloadBatch, store: StoreDep, index: Position, which: payload.Which) -> Response:
     """Return an entry's request as sent, or its result as received."""
     raw = payload.whole(batch, find_entry(store, batch, index), which)
     if raw is None:
@@ -132,8 +131,12 @@ def get_payload(batch: PayloadBatch, store: StoreDep, index: int, which: payload
     dependencies=[Depends(check_origin), Depends(check_bearer)],
     responses={409: {"model": Problem, "description": "It cannot be done to the batch as it is."}},
 )
-async def act(batch: ActedBatch, viewer: ViewerDep, store: StoreDep, action: ActionDep) -> Done:
-    """Cancel, fetch, retry or expire a batch. Needs a token in the Authorization header; a cookie is not enough."""
-    is_done = await start(action, viewer, batch)
-    after = await run_in_threadpool(store.read_batch, batch.batch_id)
-    return Done(is_done=is_done, status=after.status)
+async def act(batch: ActedBatch, viewer: ViewerDep, action: ActionDep) -> ActionOut:
+    """Cancel, fetch, retry, resume or expire a batch, without a question.
+
+    Needs a token in the Authorization header; a cookie is not enough.
+    """
+    done = await start(action, viewer, batch)
+    if done is None:
+        return ActionOut(is_done=False, told="It goes on after this answer.", tasks=[], status=batch.status)
+    return ActionOut(is_done=done.is_through, told=done.sentence, tasks=done.tasks, status=done.batch.status)

@@ -12,11 +12,13 @@ from airflow_raif.plugin.access import Viewer
 
 #: Seconds within which a question may be answered.
 TOKEN_SECONDS = 3600
+#: Seconds for which a page tells what was done.
+NOTE_SECONDS = 60
 
 
 def make_token(viewer: Viewer, batch_id: str, action: str) -> str:
     """Return what the form of an action carries: good for one user, batch and action, for an hour."""
-    return str(_serializer().dumps([viewer.user.get_id(), batch_id, action]))
+    return str(_serializer("action").dumps([viewer.user.get_id(), batch_id, action]))
 
 
 def check_token(token: str, viewer: Viewer, batch_id: str, action: str) -> None:
@@ -25,11 +27,24 @@ def check_token(token: str, viewer: Viewer, batch_id: str, action: str) -> None:
     :raises HTTPException: see above.
     """
     try:
-        said = _serializer().loads(token, max_age=TOKEN_SECONDS)
+        said = _serializer("action").loads(token, max_age=TOKEN_SECONDS)
     except BadSignature as error:
         raise HTTPException(403, "This form is too old, or not ours. Go back to the batch and try again.") from error
     if said != [viewer.user.get_id(), batch_id, action]:
         raise HTTPException(403, "This form was made for another user, batch or action. Go back and try again.")
+
+
+def make_note(text: str) -> str:
+    """Return a text as an address may carry it to our next page, so that no other site can have us say something."""
+    return str(_serializer("note").dumps(text))
+
+
+def read_note(note: str) -> str:
+    """Return the text of a note of ours; nothing, if it is none, or is old."""
+    try:
+        return str(_serializer("note").loads(note, max_age=NOTE_SECONDS))
+    except BadSignature:
+        return ""
 
 
 def check_origin(request: Request) -> None:
@@ -57,5 +72,5 @@ def check_bearer(request: Request) -> None:
         raise HTTPException(403, "Send a token in the Authorization header; a cookie is not enough to act.")
 
 
-def _serializer() -> URLSafeTimedSerializer:
-    return URLSafeTimedSerializer(signing_key(), salt="airflow-raif-action")
+def _serializer(what: str) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(signing_key(), salt=f"airflow-raif-{what}")

@@ -212,10 +212,12 @@ class FailureList(BaseModel):
         return cls(reasons=failures.reasons, groups=groups if with_messages else [], is_sample=failures.is_sample)
 
 
-class Done(BaseModel):
+class ActionOut(BaseModel):
     """What came of an action."""
 
-    is_done: bool = Field(description="False: it goes on after this answer; look at the batch.")
+    is_done: bool = Field(description="False: it goes on after this answer, or something is left to be done.")
+    told: str = Field(description="What was done, and what is to be done next.")
+    tasks: list[str] = Field(description="Tasks that were cleared, and so run again.")
     status: BatchStatus
 
 
