@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from airflow_raif.plugin import payload
 from airflow_raif.plugin.access import ActedBatch, PayloadBatch, SeenBatch, StoreDep, ViewerDep
 from airflow_raif.plugin.actions import ACTIONS, ActionDep, start
-from airflow_raif.plugin.asked import EntryListing, Listing, Position, shown_cursor
+from airflow_raif.plugin.asked import CostGroups, EntryListing, Listing, Position, shown_cursor
 from airflow_raif.plugin.batch_page import find_entry
 from airflow_raif.plugin.forgery import check_bearer, check_origin
 from airflow_raif.plugin.models import (
@@ -19,6 +19,8 @@ from airflow_raif.plugin.models import (
     BatchDetails,
     BatchList,
     BatchOut,
+    CostList,
+    CostOut,
     EntryList,
     EntryOut,
     FailureList,
@@ -72,6 +74,13 @@ def list_batches(viewer: ViewerDep, store: StoreDep, asked: Annotated[Listing, Q
 def count_batches(viewer: ViewerDep, store: StoreDep, asked: Annotated[Listing, Query()]) -> StatusCounts:
     """Count the batches that the caller may see by status; a status that is asked for narrows nothing."""
     return StatusCounts(counts=store.count_batches(viewer.sees(store), asked.wanted()))
+
+
+@router.get("/costs")
+def sum_costs(viewer: ViewerDep, store: StoreDep, asked: Annotated[CostGroups, Query()]) -> CostList:
+    """Add up what the batches cost that the caller may see, by day (UTC, of creation), Dag, model and so on."""
+    rows = store.sum_costs(asked.by, asked.wanted(viewer.sees(store)))
+    return CostList(costs=[CostOut.of(row) for row in rows])
 
 
 @router.get("/batches/{batch_id}")

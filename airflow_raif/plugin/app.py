@@ -27,7 +27,7 @@ from airflow_raif.domain.errors import (
     StoreUnavailableError,
 )
 from airflow_raif.hooks.airflow_compat import login_url
-from airflow_raif.plugin import actions, api, batch_page, pages
+from airflow_raif.plugin import actions, api, batch_page, cost_page, pages
 from airflow_raif.plugin.render import page
 from airflow_raif.store import BatchMissingError
 
@@ -103,7 +103,7 @@ def make_app() -> FastAPI:
     app.add_middleware(_Headers)
     app.mount("/static", _Assets(directory=STATIC), name="static")
     app.include_router(api.router)
-    for each in (pages.router, batch_page.router, actions.router):
+    for each in (pages.router, cost_page.router, batch_page.router, actions.router):
         app.include_router(each, include_in_schema=False)
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -8,7 +8,10 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from airflow_raif.domain.status import BatchStatus, EntryStatus, FailureReason
-from airflow_raif.store import Cursor, EntriesWanted, PageWanted, Wanted
+from airflow_raif.store import CostFilter, CostGroup, Cursor, EntriesWanted, PageWanted, Visible, Wanted
+
+#: Days that costs are shown of where none are asked for.
+DAYS = 30
 
 
 def _none_if_empty(value: object) -> object:
@@ -134,3 +137,42 @@ class BatchView(EntryListing):
     """What the page of a batch is asked for."""
 
     done: str = Field("", description="A note on what was done to it.")
+
+
+class CostListing(BaseModel):
+    """Of which batches costs are asked for."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    since: _Given[_Day] = Field(None, description="Batches created on this day (UTC) or later; 30 days back if empty.")
+    until: _Given[_Day] = Field(None, description="Batches created on this day (UTC) or earlier; today if empty.")
+    provider: _Text = None
+    model: _Text = None
+    dag_id: _Text = None
+
+    def days(self) -> tuple[date, date]:
+        """Return the first and the last day."""
+        until = self.until or datetime.now(UTC).date()
+        return min(self.since or until - timedelta(days=DAYS - 1), until), until
+
+    def wanted(self, visible: Visible) -> CostFilter:
+        """Return the filter, among what somebody may see."""
+        since, until = self.days()
+        dag_ids, conn_ids = visible.dag_ids, visible.conn_ids
+        if self.dag_id is not None:
+            is_seen = dag_ids is None or self.dag_id in dag_ids
+            dag_ids, conn_ids = frozenset([self.dag_id] if is_seen else []), frozenset()
+        return CostFilter(
+            since=_midnight(since),
+            until=_midnight(until + timedelta(days=1)),
+            dag_ids=dag_ids,
+            conn_ids=conn_ids,
+            provider=self.provider,
+            model=self.model,
+        )
+
+
+class CostGroups(CostListing):
+    """The same, and what they are added up by."""
+
+    by: list[CostGroup] = Field(default_factory=list, description="Nothing: one sum of all.")

@@ -11,7 +11,7 @@ from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.status import BatchStatus, EntryStatus, FailureReason
 from airflow_raif.domain.usage import Cost, Usage, usd
 from airflow_raif.plugin.progress import Progress
-from airflow_raif.store import Failures, ListedBatch, ListedEntry
+from airflow_raif.store import CostRow, Failures, ListedBatch, ListedEntry
 
 
 class Tokens(BaseModel):
@@ -210,6 +210,35 @@ class FailureList(BaseModel):
             FailureOut(reason=group.reason, message=group.message, count=group.count) for group in failures.groups
         ]
         return cls(reasons=failures.reasons, groups=groups if with_messages else [], is_sample=failures.is_sample)
+
+
+class CostOut(BaseModel):
+    """What the batches of one group used and cost."""
+
+    group: dict[str, str | None] = Field(description="By what was asked for; a null Dag: no Dag made the batch.")
+    batch_count: int
+    request_count: int
+    usage: Tokens
+    cost: Money
+    unpriced_count: int = Field(description="Requests that were answered, and for whose model no price is known.")
+
+    @classmethod
+    def of(cls, row: CostRow) -> Self:
+        """Read a row."""
+        return cls(
+            group=row.group,
+            batch_count=row.batch_count,
+            request_count=row.request_count,
+            usage=Tokens.of(row.usage),
+            cost=Money.of(row.cost),
+            unpriced_count=row.unpriced_count,
+        )
+
+
+class CostList(BaseModel):
+    """Costs, in the order of their groups."""
+
+    costs: list[CostOut]
 
 
 class ActionOut(BaseModel):

@@ -39,7 +39,6 @@ def list_batches(
         following=shown_cursor(found.after),
         models=sorted({model for _, model in store.models_of(visible)}),
         providers=sorted(ADAPTERS),
-        is_live=is_running,
     )
 
 

@@ -38,6 +38,14 @@ class Timeline:
     lines: list[Line]
     ticks: list[datetime]
 
+    @property
+    def tick_format(self) -> str:
+        """How the marks are written, as precisely as they lie apart."""
+        span = self.ticks[-1] - self.ticks[0]
+        if span < timedelta(minutes=10):
+            return "%H:%M:%S"
+        return "%H:%M" if span < timedelta(days=1) else "%m-%d %H:%M"
+
 
 def timeline_of(batch: Batch, now: datetime) -> Timeline | None:
     """Return the timeline of a batch; ``None``: nothing of it was sent."""

@@ -165,7 +165,7 @@ class Store(EntryStore, MonitorStore, UpkeepStore):
 
     def sum_costs(self, by: Sequence[costs.CostGroup], wanted: costs.CostFilter) -> list[costs.CostRow]:
         """Add up what batches used and cost, by groups in their order; all in one row if there are none."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             return costs.costs(connection, by, wanted)
 
     def providers_by_connection(self, since: datetime) -> dict[str, str]:

@@ -35,7 +35,8 @@ _PROMPTS = ("Great shoes, slow delivery.", "The box came open, twice.", "Would b
 
 @contextmanager
 def emulators() -> Iterator[dict[str, EmulatorServer]]:
-    """Start providers: one that ends batches at the first look, one that takes its time, one that fails rows."""
+    """Start providers: one that ends batches at the first look, one that takes hours, one that does a third at
+    each look, one that fails rows."""
     faults = Faults(
         rows=[
             RowFault(kind="errored", fraction=0.06),
@@ -46,6 +47,7 @@ def emulators() -> Iterator[dict[str, EmulatorServer]]:
     settings = {
         "default": EmulatorSettings(),
         "slow": EmulatorSettings(progress=Progress.parse("seconds:5400")),
+        "steps": EmulatorSettings(progress=Progress.parse("polls:3")),
         "faulty": EmulatorSettings(faults=faults),
     }
     found = {name: EmulatorServer(each) for name, each in settings.items()}
@@ -84,7 +86,7 @@ def seed(count: int = 600) -> dict[str, Batch]:
         "mapped": _applied("gemini_default", rows(60), Claim("tickets", RUN, "ask", 2)),
         "by_hand": _applied("openai_default", rows(40), None),
         "hostile": _applied("openai_default", hostile_rows(), Claim("tickets", "hostile <b>run</b>", HOSTILE)),
-        "running": _running("openai_slow", rows(count), Claim("nightly_reviews", "running", "ask")),
+        "running": _running("openai_steps", rows(count), Claim("nightly_reviews", "running", "ask")),
         "started": _running("gemini_slow", rows(count), Claim("tickets", "running", "ask"), minutes=1),
         "canceled": _canceled("anthropic_slow", rows(90), Claim("product_tags", "canceled", "ask")),
     }

@@ -1,4 +1,4 @@
-"""An Airflow with seeded batches to look at: ``python -m tests.browser.serve [--port N]``, until Ctrl-C.
+"""An Airflow with seeded batches to look at: ``python -m tests.browser.serve [--port N]``, until it is stopped.
 
 Users admin, op, user and viewer have their name as password and as role. Only the API server runs: tasks that are
 cleared stay queued.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -114,15 +115,13 @@ def main() -> None:
     if options.seed:
         print(json.dumps({name: batch.batch_id for name, batch in seed.seed().items()}))
         return
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: sys.exit())
     with tempfile.TemporaryDirectory(prefix="raif-pages-") as home, serve(Path(home), options.port) as served:
         print(f"{served.url}/plugin/raif in Airflow's UI, {served.url}/raif/ by itself; log in as one of {USERS}")
         for name, batch_id in served.batches.items():
             print(f"{name:10} {served.url}/raif/batches/{batch_id}")
-        try:
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt:
-            pass
+        signal.pause()
 
 
 if __name__ == "__main__":
