@@ -39,8 +39,13 @@ class Served:
 
     def token(self, user: str) -> str:
         """Return a token of a user."""
-        answer = httpx.post(f"{self.url}/auth/token", json={"username": user, "password": user}, timeout=60)
-        return str(answer.raise_for_status().json()["access_token"])
+        return token_of(self.url, user)
+
+
+def token_of(url: str, user: str) -> str:
+    """Log a user in and return the token."""
+    answer = httpx.post(f"{url}/auth/token", json={"username": user, "password": user}, timeout=60)
+    return str(answer.raise_for_status().json()["access_token"])
 
 
 def settings(home: Path, port: int, conns: Mapping[str, object]) -> dict[str, str]:
@@ -75,7 +80,7 @@ def serve(home: Path, port: int | None = None) -> Iterator[Served]:
             server = subprocess.Popen([sys.executable, "-m", "airflow", "api-server"], env=env, stdout=log, stderr=log)
         try:
             served = Served(f"http://127.0.0.1:{port}", home, batches)
-            _wait(served, server)
+            wait_for(served.url, server, home / "api-server.log")
             _make_runs(served)
             yield served
         finally:
@@ -87,15 +92,16 @@ def _airflow(env: Mapping[str, str], *words: str) -> None:
     subprocess.run([sys.executable, "-m", "airflow", *words], env=env, check=True, capture_output=True)
 
 
-def _wait(served: Served, server: subprocess.Popen[bytes]) -> None:
+def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until an API server answers."""
     end = time.monotonic() + 120
     while server.poll() is None and time.monotonic() < end:
         try:
-            if httpx.get(f"{served.url}/api/v2/version", timeout=30).is_success:
+            if httpx.get(f"{url}/api/v2/version", timeout=30).is_success:
                 return
         except httpx.HTTPError:
             time.sleep(0.3)
-    raise RuntimeError((served.home / "api-server.log").read_text())
+    raise RuntimeError(log.read_text())
 
 
 def _make_runs(served: Served) -> None:
