@@ -35,6 +35,7 @@ __all__ = [
     "task_is_over",
     "task_state",
     "triggerer_heartbeat",
+    "team_of_dag",
     "write_audit_log",
 ]
 
@@ -276,16 +277,24 @@ def authorized_dag_ids(user: Any, dag_ids: Collection[str]) -> set[str]:
     return (allowed & set(dag_ids)) | set(manager.filter_authorized_dag_ids(dag_ids=gone, user=user, method="GET"))
 
 
-def may_access_dag(user: Any, dag_id: str, method: str, entity: str | None = None) -> bool:
+def team_of_dag(dag_id: str) -> str | None:
+    """Return the team that a Dag is of, if there are teams."""
+    from airflow.models.dag import DagModel
+
+    team: str | None = DagModel.get_team_name(dag_id)
+    return team
+
+
+def may_access_dag(user: Any, dag_id: str, team: str | None, method: str, entity: str | None = None) -> bool:
     """Whether a user may do something to a Dag, or to what belongs to it.
 
+    :param team: see :func:`team_of_dag`.
     :param method: ``GET`` to read, ``PUT`` to edit.
     :param entity: a name of ``DagAccessEntity``, such as ``TASK_LOGS``.
     """
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
-    from airflow.models.dag import DagModel
 
-    details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
+    details = DagDetails(id=dag_id, team_name=team)
     what = DagAccessEntity[entity] if entity else None
     return bool(_auth_manager().is_authorized_dag(method=method, access_entity=what, details=details, user=user))
 

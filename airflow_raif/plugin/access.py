@@ -5,13 +5,19 @@ A batch that no Dag made belongs to its connection: who may read that may see th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Path
 
 from airflow_raif.domain.batch import Batch
-from airflow_raif.hooks.airflow_compat import authorized_dag_ids, get_user, may_access_connection, may_access_dag
+from airflow_raif.hooks.airflow_compat import (
+    authorized_dag_ids,
+    get_user,
+    may_access_connection,
+    may_access_dag,
+    team_of_dag,
+)
 from airflow_raif.hooks.store import find_store_at_once
 from airflow_raif.store import Store, Visible
 
@@ -21,6 +27,7 @@ class Viewer:
     """Somebody who is logged in, and what they may do."""
 
     user: Any
+    _teams: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -52,8 +59,14 @@ class Viewer:
     def _may(self, batch: Batch, method: str, entity: str | None = None) -> bool:
         if batch.claim is None:
             return may_access_connection(self.user, batch.conn_id, method)
-        is_known = may_access_dag(self.user, batch.claim.dag_id, "GET")
-        return is_known and (entity is None or may_access_dag(self.user, batch.claim.dag_id, method, entity))
+        dag_id, team = batch.claim.dag_id, self._team_of(batch.claim.dag_id)
+        is_seen = may_access_dag(self.user, dag_id, team, "GET")
+        return is_seen and (entity is None or may_access_dag(self.user, dag_id, team, method, entity))
+
+    def _team_of(self, dag_id: str) -> str | None:
+        if dag_id not in self._teams:
+            self._teams[dag_id] = team_of_dag(dag_id)
+        return self._teams[dag_id]
 
 
 def _viewer(user: Annotated[Any, Depends(get_user())]) -> Viewer:

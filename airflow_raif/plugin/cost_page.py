@@ -23,7 +23,7 @@ router = APIRouter()
 MOST_ROWS = 25
 #: The most days that a chart draws one by one.
 MOST_DAYS = 400
-_TABLES = ((CostGroup.DAG, "By Dag"), (CostGroup.MODEL, "By model"), (CostGroup.PROVIDER, "By provider"))
+_TABLES = {CostGroup.DAG: "By Dag", CostGroup.MODEL: "By model", CostGroup.PROVIDER: "By provider"}
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def show_costs(
     """Show costs of the batches created in some days, the last thirty unless others are asked for."""
     since, until = asked.days()
     wanted = asked.wanted(viewer.sees(store))
-    by_day = store.sum_costs([CostGroup.DAY], wanted)
-    found = [(group, title, store.sum_costs([group], wanted)) for group, title in _TABLES]
+    found = store.sum_costs_by_each([CostGroup.DAY, *_TABLES], wanted)
+    by_day = found[CostGroup.DAY]
     return page(
         request,
         "cost.html",
@@ -68,7 +68,7 @@ def show_costs(
         days=by_day[::-1],
         columns=_columns(by_day, since, until),
         highest=_highest(by_day),
-        tables=[_table(group, title, rows) for group, title, rows in found],
+        tables=[_table(group, title, found[group]) for group, title in _TABLES.items()],
         providers=sorted(ADAPTERS),
     )
 

@@ -37,7 +37,7 @@ def list_batches(
         total=sum(counts[each] for each in (asked.status or counts) if each in counts),
         previous=shown_cursor(found.before),
         following=shown_cursor(found.after),
-        models=sorted({model for _, model in store.models_of(visible)}),
+        models=sorted({batch.model for batch in found.batches}),
         providers=sorted(ADAPTERS),
     )
 

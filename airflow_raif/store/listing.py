@@ -153,10 +153,14 @@ def _where(visible: Visible, wanted: Wanted) -> list[ColumnElement[bool]]:
 
 
 def _holds(text: str) -> ColumnElement[bool]:
+    # One text of all, since to change the case of each takes longest.
     names = ("dag_id", "run_id", "task_id", "model", "error")
+    all_names: ColumnElement[str] = func.coalesce(_batch[names[0]], "")
+    for name in names[1:]:
+        all_names = all_names + "\n" + func.coalesce(_batch[name], "")
     parts = select(_part.batch_key).where(_part.provider_batch_id == text)
     return or_(
-        *(_batch[name].icontains(text, autoescape=True) for name in names),
+        all_names.icontains(text, autoescape=True),
         _batch.batch_id.startswith(text.lower(), autoescape=True),
         _batch.id.in_(parts),
     )
@@ -223,12 +227,6 @@ def count_by_status(connection: Connection, visible: Visible, wanted: Wanted) ->
     wanted = msgspec.structs.replace(wanted, statuses=())
     statement = select(_batch.status, func.count()).where(*_where(visible, wanted)).group_by(_batch.status)
     return {BatchStatus(status): count for status, count in connection.execute(statement)}
-
-
-def models(connection: Connection, visible: Visible) -> list[tuple[str, str]]:
-    """Return provider and model of the batches that somebody may see."""
-    statement = select(_batch.provider, _batch.model).where(seen_by(visible)).distinct()
-    return sorted((provider, model) for provider, model in connection.execute(statement))
 
 
 def owners(connection: Connection) -> tuple[set[str], set[str]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.store import batches, entry_listing, listing
+from airflow_raif.store import batches, costs, entry_listing, listing
+from airflow_raif.store.costs import CostFilter, CostGroup, CostRow
 from airflow_raif.store.database import Database
 from airflow_raif.store.entry_listing import EntriesWanted, Failures, ListedEntry
 from airflow_raif.store.listing import BatchPage, PageWanted, Visible, Wanted
@@ -31,10 +34,10 @@ class MonitorStore(Database):
         with self._reading() as connection:
             return listing.count_by_status(connection, visible, wanted)
 
-    def models_of(self, visible: Visible) -> list[tuple[str, str]]:
-        """Return provider and model of the batches that somebody may see."""
+    def sum_costs_by_each(self, groups: Sequence[CostGroup], wanted: CostFilter) -> dict[CostGroup, list[CostRow]]:
+        """Add up what batches used and cost by each of several things; a batch counts where its first part is."""
         with self._reading() as connection:
-            return listing.models(connection, visible)
+            return costs.costs_by_each(connection, groups, wanted)
 
     def owners(self) -> tuple[set[str], set[str]]:
         """Return the Dags that have batches, and the connections of batches that no Dag made."""
