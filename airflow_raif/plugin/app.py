@@ -25,6 +25,7 @@ from airflow_raif.domain.errors import (
     RaifError,
     StoreNotReadyError,
     StoreUnavailableError,
+    TaskMissingError,
 )
 from airflow_raif.hooks.airflow_compat import login_url
 from airflow_raif.plugin import actions, api, batch_page, cost_page, pages
@@ -55,6 +56,7 @@ _STATUS_OF_ERROR: tuple[tuple[type[RaifError], int], ...] = (
     (BatchMissingError, 404),
     (InvalidBatchError, 409),
     (AmbiguousSubmitError, 409),
+    (TaskMissingError, 409),
     (ProviderError, 502),
     (StoreUnavailableError, 503),
     (StoreNotReadyError, 503),

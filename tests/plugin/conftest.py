@@ -97,7 +97,27 @@ def world(
         for name, value in seed.connections(servers, max_requests=25).items():
             configured.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(value))
         batches = seed.seed(60)
-        yield World(make_app(), store_hook.find_store(), batches, servers, home)
+        world = World(make_app(), store_hook.find_store(), batches, servers, home)
+        _make_runs(world)
+        yield world
+
+
+def _make_runs(world: World) -> None:
+    client = log_in(world.app, "admin")
+    for dag_id in seed.DAGS:
+        run = {"dag_run_id": seed.RUN, "logical_date": None}
+        answer = client.post(f"/api/v2/dags/{dag_id}/dagRuns", json=run)
+        # Another module of this process made it before.
+        assert answer.status_code in (200, 409), answer.text
+
+
+def log_in(app: FastAPI, user: str | None) -> TestClient:
+    """Return a browser's client of a user; ``None``: nobody is logged in."""
+    client = TestClient(app, base_url=ORIGIN, follow_redirects=False)
+    if user is not None:
+        answer = client.post("/auth/token", json={"username": user, "password": user})
+        client.cookies.set("_token", answer.json()["access_token"])
+    return client
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +127,7 @@ def client_of(world: World) -> Callable[[str | None], TestClient]:
 
     def client(user: str | None) -> TestClient:
         if user not in clients:
-            new = clients[user] = TestClient(world.app, base_url=ORIGIN, follow_redirects=False)
-            if user is not None:
-                answer = new.post("/auth/token", json={"username": user, "password": user})
-                new.cookies.set("_token", answer.json()["access_token"])
-        clients[user].headers.pop("authorization", None)
+            clients[user] = log_in(world.app, user)
         return clients[user]
 
     return client
