@@ -137,14 +137,15 @@ def get_payload(batch: PayloadBatch, store: StoreDep, index: Position, which: pa
 
 @router.post(
     "/batches/{batch_id}/{action}",
-    dependencies=[Depends(check_origin), Depends(check_bearer)],
+    dependencies=[Depends(check_origin)],
     responses={409: {"model": Problem, "description": "It cannot be done to the batch as it is."}},
 )
-async def act(batch: ActedBatch, viewer: ViewerDep, action: ActionDep) -> ActionOut:
+async def act(request: Request, batch: ActedBatch, viewer: ViewerDep, action: ActionDep) -> ActionOut:
     """Cancel, fetch, retry, resume or expire a batch, without a question.
 
     Needs a token in the Authorization header; a cookie is not enough.
     """
+    check_bearer(request)
     done = await start(action, viewer, batch)
     if done is None:
         return ActionOut(is_done=False, told="It goes on after this answer.", tasks=[], status=batch.status)

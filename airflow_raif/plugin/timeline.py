@@ -84,9 +84,9 @@ def _stretches(
     moments: Sequence[tuple[str, str, datetime | None]], now: datetime | None, begin: datetime, span: float
 ) -> list[Stretch]:
     reached = [(kind, words, at) for kind, words, at in moments if at is not None]
-    ends: list[datetime | None] = [at for _, _, at in reached[1:]]
+    ends: list[datetime | None] = [*(at for _, _, at in reached[1:]), now]
     found = []
-    for (kind, words, at), until in zip(reached, [*ends, now], strict=True):
+    for (kind, words, at), until in zip(reached, ends, strict=False):
         if until is None or not kind:
             continue
         seconds = max((until - at).total_seconds(), 0.0)
