@@ -87,7 +87,7 @@ def test_expire_gives_a_batch_up(world, client_of, running):
     assert world.store.get_batch(running).status is BatchStatus.CANCELED
 
 
-def test_a_retry_tells_its_cost_and_leaves_the_sending_to_a_worker(world, client_of):
+def test_a_retry_tells_its_cost_and_leaves_the_sending_to_a_worker(world, client_of, with_runs):
     """Failed rows become pending, the task is cleared, and nothing is sent from here."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
@@ -108,6 +108,13 @@ def test_a_retry_tells_its_cost_and_leaves_the_sending_to_a_worker(world, client
         where = (TaskInstance.dag_id == "product_tags", TaskInstance.run_id == seed.RUN, TaskInstance.task_id == "ask")
         assert session.scalar(select(TaskInstance.state).where(*where)) is None
     assert client_of("user").get(f"/raif/batches/{batch_id}/retry").status_code == 409
+
+
+def test_a_retry_without_a_task_is_refused(world, client_of):
+    """Airflow does not know the run: that is said before anything is asked."""
+    answer = client_of("user").get(f"/raif/batches/{world.id('canceled')}/retry")
+    assert answer.status_code == 409
+    assert "any more" in answer.text
 
 
 @pytest.mark.parametrize(

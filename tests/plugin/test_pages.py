@@ -193,11 +193,11 @@ def test_every_answer_says_what_a_browser_may_do_with_it(world, client_of):
 
 
 @pytest.mark.parametrize(
-    "path", ["/raif/", "/raif/cost", "/raif/batches/{}", "/raif/batches/{}/entries/0", "/raif/batches/{}/retry"]
+    "path", ["/raif/", "/raif/cost", "/raif/batches/{}", "/raif/batches/{}/entries/0", "/raif/batches/{}/fetch"]
 )
 def test_pages_keep_to_that_policy(world, client_of, path):
     """Nothing inline, nothing from elsewhere."""
-    page = text_of(client_of("admin").get(path.format(world.id("partial"))))
+    page = text_of(client_of("admin").get(path.format(world.id("running"))))
     assert not re.search(r"<style|<script>|<[^>]*\s(style|on[a-z]+)=|=.javascript:|https?://", page)
     for address in re.findall(r'(?:src|href)="([^"]+)"', page):
         assert address.startswith(("/raif/", "/dags/", "?", "#")), address
