@@ -88,7 +88,7 @@ class Listing(BaseModel):
 
     def given(self) -> dict[str, object]:
         """Return what was asked for, as a query; a place in the list is left out."""
-        values = self.model_dump(mode="json", exclude_defaults=True, exclude={"after", "before", "limit"})
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude={"after", "before"})
         return {name: "1" if value is True else value for name, value in values.items()}
 
 

@@ -44,7 +44,7 @@ def show_batch(
         timeline=timeline_of(batch, now),
         failures=store.failures_of(batch),
         asked=asked,
-        given=asked.model_dump(mode="json", exclude_defaults=True, exclude={"start", "before", "limit", "done"}),
+        given=asked.model_dump(mode="json", exclude_defaults=True, exclude={"start", "before", "done"}),
         entries=entries,
         previous=entries[0].index if entries and has_previous else None,
         following=entries[-1].index + 1 if entries and has_following else None,
