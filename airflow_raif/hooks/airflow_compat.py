@@ -34,8 +34,8 @@ __all__ = [
     "signing_key",
     "task_is_over",
     "task_state",
-    "triggerer_heartbeat",
     "team_of_dag",
+    "triggerer_heartbeat",
     "write_audit_log",
 ]
 
