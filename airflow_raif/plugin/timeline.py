@@ -60,8 +60,10 @@ def timeline_of(batch: Batch, now: datetime) -> Timeline | None:
         Line(part, _stretches(each, None if _is_done(part) else now, begin, span))
         for part, each in zip(batch.parts, moments, strict=True)
     ]
-    step = timedelta(seconds=span / (_TICKS - 1))
-    return Timeline(lines, [begin + step * number for number in range(_TICKS)])
+    # Marks are written in whole seconds: of a shorter time only its ends are.
+    marks = _TICKS if span >= _TICKS else 2
+    step = timedelta(seconds=span / (marks - 1))
+    return Timeline(lines, [begin + step * number for number in range(marks)])
 
 
 def _is_done(part: Part) -> bool:
