@@ -100,7 +100,7 @@ def test_a_retry_tells_its_cost_and_leaves_the_sending_to_a_worker(world, client
     assert re.search(rf"{failed} failed rows go out again \(.*\)\. About \$0\.\d+\.", page)
     assert "These tasks are cleared, and so run again: ask." in page
     page = act(client_of("user"), batch_id, "retry")
-    assert f"{failed} rows of batch {batch_id} go out again in round 1" in page
+    assert re.search(rf"Round 1 of batch {batch_id} has {failed} rows?, which go", page)
     assert server.state.creates["openai"] == creates
     batch = world.store.get_batch(batch_id)
     assert (batch.failed_count, batch.status) == (0, BatchStatus.IN_PROGRESS)
@@ -163,7 +163,7 @@ def test_a_form_is_good_for_an_hour(client_of, running, monkeypatch):
 def test_a_note_is_ours_alone(client_of, running):
     """No address makes a page say something that we did not."""
     page = text_of(client_of("user").get(f"/raif/batches/{running}?done=Your+session+ended%2C+log+in+at+evil"))
-    assert "evil" not in page
+    assert "evil" not in re.sub(r"<[^>]*>", "", page)
     assert 'class="notice"' not in page
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -23,7 +24,8 @@ def test_who_is_not_logged_in_is_sent_to_log_in(world, client_of):
     for path in PAGES:
         answer = get(path.format(world.id("applied")))
         assert answer.status_code == 302
-        assert answer.headers["location"].startswith("/auth/login?next=%2Fraif%2F")
+        # Airflow 3.2 goes on at its start page.
+        assert re.fullmatch(r"/auth/login(\?next=%2Fraif%2F.*)?", answer.headers["location"])
     assert get("/raif/", headers={"HX-Request": "true"}).status_code == 401
     for path in API:
         answer = get(path.format(world.id("applied")))
