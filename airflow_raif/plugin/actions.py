@@ -105,7 +105,7 @@ ACTIONS = {
         Action("retry", "Retry failed rows", _retry_question, _is_retryable, by_hand.retry),
         Action(
             "resume",
-            "Take up again",
+            "Resume",
             lambda _: (
                 "What the batch needs next is done: creates without a reply are looked up, a cancel that was not heard"
                 " is made again, what has ended is fetched. If the rest is its task's, and that is over, the task is"
@@ -128,10 +128,10 @@ ACTIONS = {
         ),
         Action(
             "expire",
-            "Give up",
+            "Expire",
             lambda batch: (
-                f"{batch.provider} is asked once more how the batch is; what still runs is canceled, and what has ended"
-                " is fetched. Rows that are done by then are paid; the others fail."
+                f"The batch is given up: {batch.provider} is asked once more how it is, what still runs is canceled, and"
+                " what has ended is fetched. Rows that are done by then are paid; the others fail."
             ),
             _is_at_work,
             by_hand.expire,
