@@ -130,8 +130,8 @@ ACTIONS = {
             "expire",
             "Expire",
             lambda batch: (
-                f"The batch is given up: {batch.provider} is asked once more how it is, what still runs is canceled, and"
-                " what has ended is fetched. Rows that are done by then are paid; the others fail."
+                f"The batch is given up: {batch.provider} is asked once more how it is, what still runs is canceled,"
+                " and what has ended is fetched. Rows that are done by then are paid; the others fail."
             ),
             _is_at_work,
             by_hand.expire,
