@@ -79,6 +79,7 @@ class BatchOut(BaseModel):
     rows: Rows
     seconds_left: float | None = Field(description="An estimate; negative: it takes longer than is usual.")
     cost: Money
+    estimated_cost: str | None = Field(description="What it was expected to cost before it was sent, USD.")
     error: str | None
     created_at: datetime
     submitted_at: datetime | None
@@ -89,7 +90,7 @@ class BatchOut(BaseModel):
     @classmethod
     def of(cls, batch: ListedBatch | Batch, progress: Progress, **more: Any) -> Self:
         """Read a batch."""
-        names = cls.model_fields.keys() - more.keys() - {"rows", "cost", "seconds_left"}
+        names = cls.model_fields.keys() - more.keys() - {"rows", "cost", "estimated_cost", "seconds_left"}
         if isinstance(batch, Batch):
             cost, claim = batch.cost, batch.claim
             task = ("dag_id", "run_id", "task_id", "map_index")
@@ -97,7 +98,7 @@ class BatchOut(BaseModel):
             names -= set(task)
         else:
             cost = Cost(batch.batch_cost, batch.standard_cost, batch.cost_is_estimated)
-        values = {name: getattr(batch, name) for name in names}
+        values = {name: getattr(batch, name) for name in names} | {"estimated_cost": _text(batch.estimated_cost)}
         return cls(rows=Rows.of(progress), cost=Money.of(cost), seconds_left=progress.seconds_left, **values, **more)
 
 

@@ -235,7 +235,9 @@ def tally(connection: Connection, batch_key: int) -> list[EntryTally]:
 def part_sums(connection: Connection, batch_key: int, part_number: int) -> dict[str, Any]:
     """Sum usage, cost and answers of the results that came with a part, as values of its row."""
     where = (entry.c.batch_key == batch_key, entry.c.result_part == part_number)
-    completed = func.sum(case((entry.c.status == _COMPLETED, 1), else_=0)).label("completed_count")
+    # Not those of other parts that took an answer of it.
+    is_own = (entry.c.status == _COMPLETED) & (entry.c.part_number == part_number)
+    completed = func.sum(case((is_own, 1), else_=0)).label("completed_count")
     return _sums(connection, entry, *where, counts=(completed,))
 
 

@@ -99,6 +99,8 @@ class ListedBatch(msgspec.Struct, frozen=True, kw_only=True):
     batch_cost: int | None
     standard_cost: int | None
     cost_is_estimated: bool
+    #: What it was expected to cost before it was sent.
+    estimated_cost: int | None
     error: str | None
     created_at: datetime
     submitted_at: datetime | None

@@ -14,7 +14,7 @@ from airflow_raif.domain.batch import CANCEL_REQUESTED, SHARED, Batch, Part, Par
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.status import TERMINAL, BatchStatus, can_move, combine
-from airflow_raif.store import queue
+from airflow_raif.store import entries, queue
 from airflow_raif.store.records import NewPart, WaitingPart, chunks, kept_text, part_of
 from airflow_raif.store.tables import among
 from airflow_raif.store.tables import batch as batch_table
@@ -345,16 +345,22 @@ def count_outcomes(connection: Connection, batch_key: int) -> None:
     """Write how many entries of a batch are completed and failed, which follows from what was fetched of its parts.
 
     An entry that completed stays in its part; what else is in a part that was fetched, or left it for a round, failed.
+    Those that take answers of others are there when the others are, and have to be counted one by one.
     """
     # In a statement of its own, so that the next one sees what whoever had the lock wrote.
     _lock_batches(connection, [batch_key])
     columns = part_table.c
     first = func.sum(case((columns.round == 0, columns.request_count), else_=0))
     pending = func.sum(case((columns.results_fetched_at.is_(None), columns.request_count), else_=0))
-    totals = select(func.sum(columns.completed_count), first, pending).where(columns.batch_key == batch_key)
-    completed, of_all, left = (int(total or 0) for total in connection.execute(totals).one())
+    shared = func.sum(case((columns.model == SHARED, 1), else_=0))
+    totals = select(func.sum(columns.completed_count), first, pending, shared).where(columns.batch_key == batch_key)
+    completed, of_all, left, is_shared = (int(total or 0) for total in connection.execute(totals).one())
+    failed = of_all - completed - left
+    if is_shared:
+        counts = entries.count(connection, batch_key)
+        completed, failed = counts.completed, counts.failed
     statement = update(batch_table).where(batch_table.c.id == batch_key)
-    connection.execute(statement.values(completed_count=completed, failed_count=of_all - completed - left))
+    connection.execute(statement.values(completed_count=completed, failed_count=failed))
 
 
 def _lock_batches(connection: Connection, keys: Sequence[int]) -> dict[int, tuple[BatchStatus, bool]]:

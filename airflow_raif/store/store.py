@@ -98,6 +98,7 @@ class Store(EntryStore, MonitorStore, UpkeepStore):
         """
         with self._transaction() as connection:
             spooling.finish(connection, batch, fingerprint, request_count, at)
+            parts.count_outcomes(connection, batch.id)
 
     def set_budget(self, batch: Batch, budget: Budget) -> Batch:
         """Note what a batch may cost now."""

@@ -44,7 +44,7 @@ def made(store, name, *, dag_id="dag", model="m", provider="openai", conn_id="c"
     )  # fmt: skip
     for number in range(parts):
         start = number * rows
-        store.add_entries(batch, [(n, f"id {n}", number, n * 10, 9) for n in range(start, start + rows)])
+        store.add_entries(batch, [(n, f"id {n}", number, n * 10, 9, None) for n in range(start, start + rows)])
         store.add_part(batch, NewPart(number=number, model=model, request_count=rows, request_bytes=30))
     store.finish_spooling(batch, fingerprint="f", request_count=parts * rows, at=at)
     return store.get_batch(name)
@@ -53,7 +53,7 @@ def made(store, name, *, dag_id="dag", model="m", provider="openai", conn_id="c"
 def run(store, batch, status=BatchStatus.IN_PROGRESS, at=NOW, counts=None):
     """Let the provider say of every part what it is."""
     for part in store.get_batch(batch.batch_id).parts:
-        if part.provider_batch_id is None:
+        if part.provider_batch_id is None and not part.is_shared:
             name = f"{batch.batch_id}-{part.number}"
             store.record_submitted(
                 part.id, PartState(provider_batch_id=name, status=BatchStatus.SUBMITTED, raw_status="x"), at
@@ -65,6 +65,7 @@ def run(store, batch, status=BatchStatus.IN_PROGRESS, at=NOW, counts=None):
                 provider_batch_id=part.provider_batch_id, status=status, raw_status=status.value, counts=counts
             )
             for part in found.parts
+            if not part.is_shared
         },
         at,
     )
@@ -111,6 +112,36 @@ def test_outcomes_are_counted_as_parts_come_in_and_as_rounds_open(store):
     assert (batch.completed_count, batch.failed_count) == (7, 1)
     counts = store.count_entries(batch)
     assert (counts.completed, counts.failed) == (7, 1)
+
+
+def test_rows_that_take_answers_of_others_are_counted_with_them(store):
+    """Those of earlier batches at once, duplicates once the row is back that is sent for them."""
+    batch = store.create_batch(
+        NewBatch(
+            batch_id="b", provider="openai", conn_id="c", model="m", endpoint="/e", claim=None, spool_uri="file:///s",
+            output_schema=None, metadata={}, created_at=NOW,
+        )
+    )  # fmt: skip
+    shared = [(3, "same as 0", 1, 0, 9, b"h", 0, None, None, None), (4, "known", 1, 9, 9, b"k", None, 1, 0, 5)]
+    store.add_entries(batch, [(n, f"id {n}", 0, n * 10, 9, None) for n in range(3)], shared)
+    store.add_part(batch, NewPart(number=0, model="m", request_count=3, request_bytes=30))
+    store.add_part(batch, NewPart(number=1, model="", request_count=2, request_bytes=18, shared_at=NOW))
+    store.finish_spooling(batch, fingerprint="f", request_count=5, at=NOW)
+    batch = store.get_batch("b")
+    assert (batch.completed_count, batch.failed_count) == (1, 0)
+    batch = run(store, batch, BatchStatus.ENDED)
+    store.record_outcomes(
+        batch,
+        [
+            EntryOutcome(n, "failed" if n == 2 else "completed", "errored" if n == 2 else None, 0, n, 5, None, Cost())
+            for n in range(3)
+        ],
+    )
+    store.hand_on_outcomes(batch, 0)
+    store.mark_part_fetched(batch, batch.parts[0], NOW)
+    batch = store.get_batch("b")
+    assert (batch.completed_count, batch.failed_count) == (4, 1)
+    assert batch.parts[0].completed_count == 2
 
 
 def test_parts_that_are_fetched_at_the_same_time_are_all_counted(store):
@@ -333,7 +364,7 @@ def test_the_migration_counts_what_is_there(url):
     config = alembic_config()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0007")
+        command.upgrade(config, "0009")
         for statement in (
             """INSERT INTO raif_batch (id, batch_id, provider, conn_id, model, endpoint, status, spool_uri, metadata,
             created_at) VALUES (1, 'b', 'p', 'c', 'm', '/e', 'ended', 's', '{}', '2026-01-01 00:00:00')""",
