@@ -4,7 +4,6 @@ AIRFLOW ?= 3.3.2
 OLDEST_AIRFLOW := 3.2.0
 VENV ?= .venv
 CONSTRAINTS := constraints/airflow-$(AIRFLOW)-py3.11.txt
-CELERY_CONSTRAINTS := constraints/airflow-$(AIRFLOW)-celery-py3.11.txt
 BIN := $(VENV)/bin
 # More processes than cores, since tests wait for servers; a file's tests stay together, and files keep their order.
 SHARED := -n 5 --dist loadfile --no-loadscope-reorder
@@ -33,13 +32,12 @@ test: setup postgres
 	$(BIN)/python -m pytest $(SHARED) -m "not slow" $(ARGS)
 
 # Real Airflow, its processes killed, frozen and restarted, every case.
-e2e: setup postgres
+e2e: setup postgres redis
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
 
-# Two Celery workers on Redis and PostgreSQL that share no disk, spool and results on an S3 server.
-e2e-celery: postgres redis
-	$(MAKE) setup VENV=.venv-celery CONSTRAINTS=$(CELERY_CONSTRAINTS) DEPENDENCY_GROUPS="test celery"
-	.venv-celery/bin/python -m pytest tests/e2e/test_celery.py $(ARGS)
+# Of these only two Celery workers on Redis and PostgreSQL that share no disk, spool and results on an S3 server.
+e2e-celery: setup postgres redis
+	$(BIN)/python -m pytest tests/e2e/test_celery.py $(ARGS)
 
 # A death at every step, and thousands of batch lives under random faults; prints what came of each fault.
 chaos: setup postgres
@@ -91,9 +89,6 @@ constraints: setup
 	echo "apache-airflow==$(AIRFLOW)" | $(BIN)/uv pip compile pyproject.toml --quiet --all-extras --group test \
 		--group lint --group docs --group setup --group bench --python-version 3.11 --no-emit-index-url --no-header \
 		--no-annotate -c - --upgrade -o constraints/airflow-$(AIRFLOW)-py3.11.txt
-	grep -Ev '^(boto3|botocore|s3transfer)==' $(CONSTRAINTS) | $(BIN)/uv pip compile pyproject.toml --quiet --all-extras \
-		--group test --group celery --group setup --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
-		-c - --upgrade -o $(CELERY_CONSTRAINTS)
 	printf 'apache-airflow==$(OLDEST_AIRFLOW)\nanthropic<2\nopenai<3\ngoogle-genai<3\n' | $(BIN)/uv pip compile \
 		pyproject.toml --quiet --all-extras --group test --group lint --group setup --python-version 3.11 \
 		--no-emit-index-url --no-header --no-annotate -c - --upgrade --exclude-newer 2026-04-20 \
@@ -102,4 +97,4 @@ constraints: setup
 		--exclude-newer-package httpcore2=2026-11-10 -o constraints/airflow-$(OLDEST_AIRFLOW)-py3.11.txt
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-bench .venv-celery build .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) .venv-oldest .venv-bench build .pytest_cache .mypy_cache .ruff_cache .coverage*

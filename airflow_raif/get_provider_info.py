@@ -22,6 +22,7 @@ def get_provider_info() -> dict[str, Any]:
         "task-decorators": [{"name": "raif_batch", "class-name": "airflow_raif.decorators.batch.raif_batch_task"}],
         "sensors": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.sensors.batch"]}],
         "hooks": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.hooks.batch"]}],
+        "notifications": ["airflow_raif.notifications.batch.BatchNotifier"],
         "triggers": [{"integration-name": "LLM batch inference", "python-modules": ["airflow_raif.triggers.batch"]}],
         "connection-types": [
             _connection_type("raif_openai", "OpenAIBatchHook", "https://api.openai.com/v1", _OPENAI_FIELDS),
@@ -30,6 +31,7 @@ def get_provider_info() -> dict[str, Any]:
                 "raif_gemini", "GeminiBatchHook", "https://generativelanguage.googleapis.com", _QUEUE_FIELDS
             ),
         ],
+        "extra-links": [f"airflow_raif.operators.links.{name}" for name in ("BatchPageLink", "ProviderConsoleLink")],
         "config": {"raif": {"description": "LLM batches.", "options": _OPTIONS}},
         "cli": ["airflow_raif.cli.get_commands"],
         "db-managers": ["airflow_raif.hooks.db_manager.RaifDBManager"],

@@ -91,6 +91,8 @@ class AnthropicAdapter(Adapter):
     name = "anthropic"
     endpoints: ClassVar[tuple[str, ...]] = ("/v1/messages",)
     default_base_url = "https://api.anthropic.com"
+    #: https://platform.claude.com/docs/en/build-with-claude/batch-processing, "Tracking your batch"
+    console_url = "https://platform.claude.com/settings/workspaces/default/batches"
     output_limits: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "/v1/messages": (("params",), ("max_tokens",))
     }

@@ -7,13 +7,13 @@ import re
 import time
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Protocol
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -171,6 +171,8 @@ class Adapter(ABC):
     #: The first is the default.
     endpoints: ClassVar[tuple[str, ...]]
     default_base_url: ClassVar[str]
+    #: The provider's own page of the batches of a key's account; ``None``: it has none that it documents.
+    console_url: ClassVar[str | None] = None
     #: Limits by endpoint.
     default_limits: ClassVar[Limits]
     can_cancel: ClassVar[bool] = True
@@ -210,6 +212,14 @@ class Adapter(ABC):
     def base_url(self) -> str:
         """Where calls go, without a slash at the end."""
         return (self.settings.base_url or self.default_base_url).rstrip("/")
+
+    def console_page(self, provider_batch_ids: Sequence[str]) -> str | None:
+        """Return the provider's own page of batch jobs; ``None``: it has none, or they run at somebody else's.
+
+        :param provider_batch_ids: those to be shown.
+        """
+        is_own = urlsplit(self.base_url).hostname == urlsplit(self.default_base_url).hostname
+        return self.console_url if is_own else None
 
     @cached_property
     def secrets(self) -> Secrets:

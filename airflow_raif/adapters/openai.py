@@ -6,7 +6,7 @@ Source: https://platform.openai.com/docs/api-reference/batch
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -114,6 +114,7 @@ class OpenAIAdapter(Adapter):
     name = "openai"
     endpoints: ClassVar[tuple[str, ...]] = (RESPONSES, CHAT, EMBEDDINGS)
     default_base_url = "https://api.openai.com/v1"
+    console_url = "https://platform.openai.com/batches"
     output_limits: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         RESPONSES: (("body",), ("max_output_tokens",)),
         CHAT: (("body",), ("max_completion_tokens", "max_tokens")),
@@ -133,6 +134,13 @@ class OpenAIAdapter(Adapter):
         """The base URL as OpenAI's SDK takes it, with or without its ``/v1``."""
         url = super().base_url
         return url if url.endswith("/v1") or "/v1/" in url or "/openai" in url else f"{url}/v1"
+
+    def console_page(self, provider_batch_ids: Sequence[str]) -> str | None:
+        """Return the page of one batch job, or that of all."""
+        page = super().console_page(provider_batch_ids)
+        if page is None or len(provider_batch_ids) != 1:
+            return page
+        return f"{page}/{quote(provider_batch_ids[0], safe='')}"
 
     def auth_headers(self) -> dict[str, str]:
         """Return the bearer header."""

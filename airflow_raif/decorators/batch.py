@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from airflow.sdk.bases.decorator import DecoratedOperator, determine_kwargs, task_decorator_factory
 
 from airflow_raif.domain.errors import InvalidBatchError
+from airflow_raif.operators.arguments import BatchArguments
 from airflow_raif.operators.batch import BatchInferenceOperator
 
 if TYPE_CHECKING:
@@ -42,13 +43,17 @@ class _BatchDecoratedOperator(DecoratedOperator, BatchInferenceOperator):
         return rows
 
 
-def raif_batch_task(python_callable: Callable[..., Iterable[Any]] | None = None, **kwargs: Any) -> TaskDecorator:
+def raif_batch_task(
+    python_callable: Callable[..., Iterable[Any]] | None = None, **arguments: Unpack[BatchArguments]
+) -> TaskDecorator:
     """Make of a function that returns or yields rows a task that does their whole batch and returns its manifest.
 
     :param python_callable: is called in the worker, and again by a retry, which compares its rows with those that were
         submitted.
-    :param kwargs: those of :class:`~airflow_raif.operators.batch.BatchInferenceOperator` but for ``requests``.
+    :param arguments: those of :class:`~airflow_raif.operators.batch.BatchInferenceOperator` but for ``requests`` and
+        ``sql``.
     """
+    kwargs = dict[str, Any](arguments)
     kwargs.pop("multiple_outputs", None)
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=_BatchDecoratedOperator, **kwargs

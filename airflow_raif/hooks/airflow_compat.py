@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from airflow.configuration import AIRFLOW_HOME
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
+from airflow.sdk.observability.stats import Stats
 
 from airflow_raif.domain.batch import Claim
 from airflow_raif.domain.errors import TaskMissingError
@@ -21,26 +24,23 @@ __all__ = [
     "AirflowNotFoundException",
     "ClearedTasks",
     "aask_database",
-    "api_base_url",
     "ask_database",
-    "authorized_dag_ids",
+    "ask_secrets_backend",
     "clear_task",
     "connections_of_types",
     "ended_state",
-    "get_user",
-    "login_url",
-    "may_access_connection",
-    "may_access_dag",
-    "signing_key",
+    "initialize_metrics",
+    "metrics_client",
+    "read_xcom",
     "task_is_over",
     "task_state",
-    "team_of_dag",
     "triggerer_heartbeat",
-    "write_audit_log",
 ]
 
 log = logging.getLogger(__name__)
 
+#: Modules of Airflow's own secrets backends: environment, database and Execution API.
+_OWN_BACKENDS = ("airflow.secrets.", "airflow.sdk.")
 #: States of a task instance that a user or a run gave an end to.
 _FINISHED = frozenset(("failed", "success", "skipped", "removed", "upstream_failed"))
 
@@ -113,6 +113,34 @@ def _state_of(claim: Claim, states: Mapping[str, Mapping[str, Any]]) -> str | No
     return None if state is None else str(state)
 
 
+def metrics_client() -> Any:
+    """Return what metrics are handed to, with ``incr``, ``gauge`` and ``timing``.
+
+    Tasks find it set up. A triggerer and the command line set up a copy of it that is not the SDK's (3.2 and 3.3).
+    """
+    # Airflow 3.2 keeps it in the class, 3.3 in its module.
+    if vars(Stats).get("factory") is None and getattr(sys.modules[Stats.__module__], "_factory", None) is None:
+        initialize_metrics()
+    return Stats
+
+
+def initialize_metrics() -> None:
+    """Set metrics up as ``[metrics]`` says, as Airflow does it in a task's process."""
+    from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
+
+    if inspect.signature(get_stats_factory).parameters:  # 3.2
+        Stats.initialize(factory=get_stats_factory(Stats))  # type: ignore[call-arg]
+    else:
+        Stats.initialize(factory=get_stats_factory(), export_legacy_names=False)
+
+
+def read_xcom(task_instance: Any, key: str) -> Any:
+    """Return what a task instance itself pushed to XCom; ``None``: nothing."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    return XCom.get_value(ti_key=task_instance, key=key)
+
+
 def ask_database() -> None:
     """Ask Airflow for something that only its database can answer.
 
@@ -139,6 +167,32 @@ async def aask_database() -> None:
         await comms.asend(GetDRCount(dag_id="raif"))
     else:  # ``dag.test``
         ask_database()
+
+
+def ask_secrets_backend(conn_id: str) -> None:
+    """Ask the secrets backend that is configured, if there is one, for a connection.
+
+    That it may not be read is an answer: a policy that names each secret refuses those that do not exist, too.
+
+    :raises Exception: it does not answer; Airflow takes that for the connection being in none.
+    """
+    from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
+
+    for backend in ensure_secrets_backend_loaded():
+        if not type(backend).__module__.startswith(_OWN_BACKENDS):
+            try:
+                backend.get_connection(conn_id=conn_id)
+            except Exception as error:
+                if not _is_refusal(error):
+                    raise
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a service refused what was asked of it; each one's client has its own way to say so."""
+    response = getattr(error, "response", None)
+    code = response.get("Error", {}).get("Code", "") if isinstance(response, Mapping) else ""
+    said = f"{type(error).__name__} {code}".lower()
+    return "denied" in said or "forbidden" in said or getattr(error, "status_code", None) == 403
 
 
 def _supervisor() -> Any:
@@ -239,94 +293,3 @@ def _type_of(connection: str) -> str:
         )
     except ValueError:
         return ""
-
-
-# The API server
-
-
-def api_base_url() -> str:
-    """Return where users reach Airflow, as far as it is configured, without a slash at the end; a path at least."""
-    from airflow.configuration import conf
-
-    return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
-
-
-def get_user() -> Callable[..., Any]:
-    """Return FastAPI's dependency that yields who asks; it answers 401 or 403 to who has no valid session or token."""
-    from airflow.api_fastapi.core_api.security import get_user
-
-    return get_user
-
-
-def login_url(next_url: str) -> str:
-    """Return where to log in, and go on from there."""
-    return str(_auth_manager().get_url_login(next_url=next_url))
-
-
-def authorized_dag_ids(user: Any, dag_ids: Collection[str]) -> set[str]:
-    """Return those of the Dags that a user may read; whether also if Airflow does not know them any more."""
-    from airflow.models.dag import DagModel
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    manager = _auth_manager()
-    with create_session() as session:
-        known = set(session.scalars(select(DagModel.dag_id)))
-        allowed: set[str] = manager.get_authorized_dag_ids(user=user, method="GET", session=session)
-    gone = set(dag_ids) - known
-    return (allowed & set(dag_ids)) | set(manager.filter_authorized_dag_ids(dag_ids=gone, user=user, method="GET"))
-
-
-def team_of_dag(dag_id: str) -> str | None:
-    """Return the team that a Dag is of, if there are teams."""
-    from airflow.models.dag import DagModel
-
-    team: str | None = DagModel.get_team_name(dag_id)
-    return team
-
-
-def may_access_dag(user: Any, dag_id: str, team: str | None, method: str, entity: str | None = None) -> bool:
-    """Whether a user may do something to a Dag, or to what belongs to it.
-
-    :param team: see :func:`team_of_dag`.
-    :param method: ``GET`` to read, ``PUT`` to edit.
-    :param entity: a name of ``DagAccessEntity``, such as ``TASK_LOGS``.
-    """
-    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
-
-    details = DagDetails(id=dag_id, team_name=team)
-    what = DagAccessEntity[entity] if entity else None
-    return bool(_auth_manager().is_authorized_dag(method=method, access_entity=what, details=details, user=user))
-
-
-def may_access_connection(user: Any, conn_id: str, method: str) -> bool:
-    """Whether a user may read (``GET``) or edit (``PUT``) a connection."""
-    from airflow.api_fastapi.auth.managers.models.resource_details import ConnectionDetails
-    from airflow.models import Connection
-
-    details = ConnectionDetails(conn_id=conn_id, team_name=Connection.get_team_name(conn_id))
-    return bool(_auth_manager().is_authorized_connection(method=method, details=details, user=user))
-
-
-def write_audit_log(user: Any, event: str, claim: Claim | None, extra: Mapping[str, Any]) -> None:
-    """Write who did something into Airflow's audit log, as its own API does."""
-    from airflow.models.log import Log
-    from airflow.utils.session import create_session
-
-    task = {} if claim is None else {name: getattr(claim, name) for name in claim.__struct_fields__}
-    name = user.get_name()
-    with create_session() as session:
-        session.add(Log(event=event, owner=name, owner_display_name=name, extra=json.dumps(extra), **task))
-
-
-def signing_key() -> str:
-    """Return the key that Airflow's API server signs with."""
-    from airflow.api_fastapi.auth.tokens import get_signing_key
-
-    return str(get_signing_key("api", "secret_key"))
-
-
-def _auth_manager() -> Any:
-    from airflow.api_fastapi.app import get_auth_manager
-
-    return get_auth_manager()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,12 @@ import tenacity
 from airflow.sdk import BaseHook, conf
 
 from airflow_raif.domain.errors import ConnectionUnavailableError
-from airflow_raif.hooks.airflow_compat import AirflowNotFoundException, aask_database, ask_database
+from airflow_raif.hooks.airflow_compat import (
+    AirflowNotFoundException,
+    aask_database,
+    ask_database,
+    ask_secrets_backend,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -43,8 +49,9 @@ def _get_connection(conn_id: str) -> Connection:
     try:
         return BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
-        # Airflow says so, too, when its database does not answer (3.3): ask that, then look again.
+        # Airflow says so, too, when its database (3.3) or a secrets backend does not answer: ask them, then look again.
         try:
+            ask_secrets_backend(conn_id)
             ask_database()
         except Exception as error:
             raise _unavailable(conn_id, error) from error
@@ -57,6 +64,7 @@ async def aget_connection(conn_id: str) -> Connection:
         return await BaseHook.aget_connection(conn_id)
     except AirflowNotFoundException:
         try:
+            await asyncio.to_thread(ask_secrets_backend, conn_id)
             await aask_database()
         except Exception as error:
             raise _unavailable(conn_id, error) from error
@@ -65,6 +73,6 @@ async def aget_connection(conn_id: str) -> Connection:
 
 def _unavailable(conn_id: str, error: Exception) -> ConnectionUnavailableError:
     return ConnectionUnavailableError(
-        f"connection {conn_id!r} cannot be looked up, since Airflow's database does not answer"
+        f"connection {conn_id!r} cannot be looked up, since Airflow's database or its secrets backend does not answer"
         f" ({type(error).__name__}); a retry goes on from here"
     )

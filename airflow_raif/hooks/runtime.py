@@ -14,6 +14,7 @@ from airflow.sdk import conf
 
 from airflow_raif.domain.errors import ConnectionUnavailableError, StoreUnavailableError
 from airflow_raif.hooks.connections import ResolvedConnection, aresolve, resolve
+from airflow_raif.hooks.metrics import AirflowMetrics
 from airflow_raif.hooks.prices import price_book
 from airflow_raif.hooks.spool import spool_folder
 from airflow_raif.hooks.store import afind_store, find_store
@@ -78,6 +79,7 @@ def _runtime(conn_id: str, connection: ResolvedConnection, store: Store) -> Iter
             spool=spool_folder(),
             conn_id=conn_id,
             prices=price_book(),
+            metrics=AirflowMetrics(),
             parallel_downloads=conf.getint("raif", "parallel_downloads", fallback=4),
         )
 
@@ -108,16 +110,18 @@ async def _open_poller(conn_id: str, model: str | None) -> SharedPoller:
             await asyncio.sleep(OPEN_PAUSE_SECONDS)
         else:
             # In a thread, since it imports much and loads the certificates.
-            return await asyncio.to_thread(_make_poller, connection, store)
+            return await asyncio.to_thread(_make_poller, conn_id, connection, store)
 
 
-def _make_poller(connection: ResolvedConnection, store: Store) -> SharedPoller:
+def _make_poller(conn_id: str, connection: ResolvedConnection, store: Store) -> SharedPoller:
     from airflow_raif.adapters.http import AsyncHttpTransport
     from airflow_raif.adapters.registry import make_adapter
     from airflow_raif.services.poller import SharedPoller
 
     adapter = make_adapter(connection.settings)
-    return SharedPoller(adapter, AsyncHttpTransport(adapter), store.without_wait())
+    return SharedPoller(
+        adapter, AsyncHttpTransport(adapter), store.without_wait(), metrics=AirflowMetrics(), conn_id=conn_id
+    )
 
 
 async def cancel_from_trigger(conn_id: str, model: str | None, batch_id: str) -> None:

@@ -37,7 +37,7 @@ def finish(
     is_delivered = destination is not None or handler is not None
     batch = apply_results(runtime, batch.batch_id, folder, deliver=deliver if is_delivered else None)
     manifest = manifest_of(runtime, batch)
-    context["ti"].xcom_push(key="raif_manifest", value=manifest)
+    operator._show_manifest(context["ti"], manifest)
     check_outcome(runtime, batch, max_failed_fraction=max_failed_fraction)
     return manifest
 

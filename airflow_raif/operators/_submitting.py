@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from airflow.sdk import BaseOperator
@@ -10,6 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._ending import EndsItsBatch
+from airflow_raif.operators._showing import ShowsItsBatch
 from airflow_raif.sources.requests import Requests, depend_on, open_requests
 
 if TYPE_CHECKING:
@@ -31,15 +33,19 @@ if TYPE_CHECKING:
 _YES = frozenset(("true", "1", "yes"))
 
 
-class RequestsOperator(EndsItsBatch, BaseOperator):
+class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
     """Arguments that describe requests, and starting a batch of them."""
 
     template_fields: Sequence[str] = (
-        "conn_id", "model", "endpoint", "batch_metadata", "sql", "sql_parameters", "max_cost",
+        "conn_id", "model", "endpoint", "batch_metadata", "sql", "sql_conn_id", "sql_parameters", "max_cost",
         "estimate_only",
     )  # fmt: skip
     template_ext: Sequence[str] = (".sql",)
-    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "sql_parameters": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "batch_metadata": "json",
+        "sql": "sql",
+        "sql_parameters": "json",
+    }
     #: Whether the task succeeds while its batch runs.
     _leaves_batch_running = False
 
@@ -205,6 +211,7 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
                     patience.pause(self, made, "execute_again", error)
 
     def _start_or_resume(self, runtime: Runtime, claim: Claim, context: Context) -> Batch:
+        from airflow_raif.domain.errors import StoreError
         from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.resume import resume_batch
         from airflow_raif.services.start import start_batch
@@ -214,18 +221,26 @@ class RequestsOperator(EndsItsBatch, BaseOperator):
             # Another connection is other input, and only the batch's own can cancel it.
             with open_batch_runtime(made.batch_id, self._is_told_to_end) as (own, _):
                 resume_batch(own, claim, lambda: self.conn_id, on_input_change=self.on_input_change)
-        return start_batch(
-            runtime,
-            self._open_rows(context),
-            defaults=self._defaults(),
-            claim=claim,
-            metadata=self.batch_metadata,
-            round_policy=self._round_policy(),
-            sharing=self._sharing(),
-            budget=self._budget(),
-            on_input_change=self.on_input_change,
-            on_batch=lambda batch: context["ti"].xcom_push(key="raif_batch_id", value=batch.batch_id),
-        )
+        try:
+            batch = start_batch(
+                runtime,
+                self._open_rows(context),
+                defaults=self._defaults(),
+                claim=claim,
+                metadata=self.batch_metadata,
+                round_policy=self._round_policy(),
+                sharing=self._sharing(),
+                budget=self._budget(),
+                on_input_change=self.on_input_change,
+                on_batch=lambda batch: self._show(context["ti"], runtime, batch),
+            )
+        except Exception:
+            with suppress(StoreError):
+                if runtime.store.without_wait().find_by_claim(claim) is None:
+                    self._show_nothing(context["ti"])
+            raise
+        self._show(context["ti"], runtime, batch)
+        return batch
 
     def _open_rows(self, context: Context) -> Callable[[], Iterable[Any]]:
         open_rows = self._open_source(context)

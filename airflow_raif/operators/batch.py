@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
 from airflow_raif.destinations.handler import Handler, load_handler
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._finishing import finish
+from airflow_raif.operators._showing import ShowsItsBatch
 from airflow_raif.operators._submitting import RequestsOperator
 
 if TYPE_CHECKING:
@@ -82,13 +83,19 @@ class SubmitBatchOperator(RequestsOperator):
         from airflow_raif.services.manifest import manifest_of
 
         with open_batch_runtime(batch_id) as (runtime, batch):
-            return manifest_of(runtime, batch)
+            self._manifest = manifest_of(runtime, batch)
+            return self._manifest
 
 
-class _BatchOperator(BaseOperator):
+class _BatchOperator(ShowsItsBatch, BaseOperator):
     """One step for a batch that exists; an outage of its provider is waited out."""
 
-    batch: _waiting.BatchArgument
+    template_fields_renderers: ClassVar[dict[str, str]] = {"batch": "json"}
+
+    def __init__(self, *, batch: _waiting.BatchArgument, deferrable: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch = batch
+        self.deferrable = deferrable
 
     def execute(self, context: Context) -> Any:
         """Do it, now or once the provider answers again."""
@@ -98,6 +105,7 @@ class _BatchOperator(BaseOperator):
         # Killed while it waits it leaves the batch as it is.
         patience = _waiting.Patience(cancel_on_kill=False)
         with _waiting.airflow_errors(), open_batch_runtime(_waiting.batch_id_of(self.batch)) as (runtime, batch):
+            self._show(context["ti"], runtime, batch)
             while True:
                 try:
                     return self._do(runtime, batch, context)
@@ -147,16 +155,14 @@ class ApplyBatchResultsOperator(_BatchOperator):
         deferrable: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(batch=batch, deferrable=deferrable, **kwargs)
         if handler is not None and part is not None:
             raise ValueError("a handler takes the results of a whole batch; give it to a task without part")
-        self.batch = batch
         self.part = part
         self.output_path = output_path
         self.destination = destination
         self.handler = handler
         self.max_failed_fraction = max_failed_fraction
-        self.deferrable = deferrable
 
     def _do(self, runtime: Runtime, batch: Batch, context: Context) -> dict[str, Any]:
         if self.part is not None:
@@ -179,7 +185,7 @@ class ApplyBatchResultsOperator(_BatchOperator):
         deliver = (lambda read: write(read())) if write is not None else None
         share = apply_part(runtime, batch.batch_id, number, folder, deliver)
         manifest = part_manifest_of(runtime, share)
-        context["ti"].xcom_push(key="raif_manifest", value=manifest)
+        self._show_manifest(context["ti"], manifest)
         check_outcome(runtime, share.batch, max_failed_fraction=self.max_failed_fraction, share=share)
         return manifest
 
@@ -199,10 +205,8 @@ class CancelBatchOperator(_BatchOperator):
     def __init__(
         self, *, batch: _waiting.BatchArgument, missing_ok: bool = True, deferrable: bool = True, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        self.batch = batch
+        super().__init__(batch=batch, deferrable=deferrable, **kwargs)
         self.missing_ok = missing_ok
-        self.deferrable = deferrable
 
     def _do(self, runtime: Runtime, batch: Batch, context: Context) -> str:
         from airflow_raif.domain.errors import InvalidBatchError
@@ -280,6 +284,7 @@ class BatchInferenceOperator(RequestsOperator):
         from airflow_raif.hooks.runtime import open_batch_runtime
 
         with open_batch_runtime(batch_id, self._is_told_to_end) as (runtime, batch):
+            self._show(context["ti"], runtime, batch)
             batch = self._wait_for(runtime, batch)
             return finish(runtime, batch, context, self)
 

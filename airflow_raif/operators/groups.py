@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from airflow.sdk import TaskGroup
 
+from airflow_raif.operators.arguments import SourcedBatchArguments
 from airflow_raif.operators.batch import ApplyBatchResultsOperator, SubmitBatchOperator
 from airflow_raif.sensors.batch import WaitForBatchSensor
 
@@ -14,15 +15,21 @@ _OF_APPLY = ("output_path", "destination", "handler", "max_failed_fraction")
 
 
 def batch_group(
-    group_id: str, *, by_parts: bool = False, default_args: dict[str, Any] | None = None, **kwargs: Any
+    group_id: str,
+    *,
+    by_parts: bool = False,
+    default_args: dict[str, Any] | None = None,
+    **arguments: Unpack[SourcedBatchArguments],
 ) -> TaskGroup:
     """Return the tasks ``submit``, ``wait`` and ``apply`` of a batch as a group; ``apply`` returns the manifest.
 
+    :param group_id: the group's id, with which its tasks' ids begin.
     :param by_parts: apply in mapped tasks, one for each part, so that several workers share a large batch.
     :param default_args: arguments of all three tasks, such as ``retries`` or ``pool``.
-    :param kwargs: those of :class:`~airflow_raif.operators.batch.BatchInferenceOperator`; each step is given what it
+    :param arguments: those of :class:`~airflow_raif.operators.batch.BatchInferenceOperator`; each step is given what it
         takes.
     """
+    kwargs = dict[str, Any](arguments)
     waiting = {name: kwargs.pop(name) for name in _OF_WAIT if name in kwargs}
     applying = {name: kwargs.pop(name) for name in _OF_APPLY if name in kwargs}
     waiting |= {name: kwargs[name] for name in ("deferrable", "cancel_on_kill") if name in kwargs}

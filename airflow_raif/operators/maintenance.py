@@ -9,6 +9,7 @@ from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.exceptions import AirflowException
 
 from airflow_raif.operators import _waiting
+from airflow_raif.operators._showing import ShowsItsBatch
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -48,6 +49,8 @@ class MaintainBatchesOperator(BaseOperator):
         anew nor repeat failed rows. Batches whose creation stopped half-way so long ago are forgotten, too.
     :param fail_on_warnings: fail the task if there is anything to look at, after everything was done.
     """
+
+    ui_color = ShowsItsBatch.ui_color
 
     def __init__(
         self,
@@ -119,6 +122,8 @@ class MaintainBatchesOperator(BaseOperator):
 def maintenance_dag(dag_id: str = "raif_maintenance", schedule: Any = "@hourly", **parameters: Any) -> DAG:
     """Return a DAG of one :class:`MaintainBatchesOperator`; assign it to a name in a DAG file.
 
+    :param dag_id: the DAG's name.
+    :param schedule: when it runs; a batch's results are fetched at the latest so long after its task died.
     :param parameters: those of the operator.
     """
     with DAG(

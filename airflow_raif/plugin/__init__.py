@@ -22,13 +22,14 @@ from urllib.parse import urlsplit
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
-from airflow_raif.hooks.airflow_compat import api_base_url
-from airflow_raif.plugin.mount import PREFIX, LazyApplication
+from airflow_raif.hooks.airflow_server import api_base_url
+from airflow_raif.hooks.pages import BASE_PATH
+from airflow_raif.plugin.mount import LazyApplication
 
 
 def _views() -> list[dict[str, Any]]:
     """Return where Airflow's UI shows the pages; it fills the braces in."""
-    root = f"{urlsplit(api_base_url()).path}{PREFIX}"
+    root = f"{urlsplit(api_base_url()).path}{BASE_PATH}"
     tab = {"name": "LLM batches"}
     dag, run = "dag_id={DAG_ID}", "run_id={RUN_ID}"
     task = "task_id={TASK_ID}&map_index={MAP_INDEX}"
@@ -44,5 +45,5 @@ class RaifPlugin(AirflowPlugin):
     """Registers the package with Airflow."""
 
     name = "raif"
-    fastapi_apps = [{"app": LazyApplication(), "url_prefix": PREFIX, "name": "LLM batches"}]
+    fastapi_apps = [{"app": LazyApplication(), "url_prefix": BASE_PATH, "name": "LLM batches"}]
     external_views = _views()

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import Depends, HTTPException, Path
 
 from airflow_raif.domain.batch import Batch
-from airflow_raif.hooks.airflow_compat import (
+from airflow_raif.hooks.airflow_server import (
     authorized_dag_ids,
     get_user,
     may_access_connection,

@@ -21,7 +21,7 @@ from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import RaifError
 from airflow_raif.domain.next_step import NextStep, next_step_of
 from airflow_raif.hooks import by_hand
-from airflow_raif.hooks.airflow_compat import write_audit_log
+from airflow_raif.hooks.airflow_server import write_audit_log
 from airflow_raif.hooks.by_hand import Done
 from airflow_raif.plugin import shown
 from airflow_raif.plugin.access import ActedBatch, Viewer, ViewerDep

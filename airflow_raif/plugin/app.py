@@ -27,7 +27,7 @@ from airflow_raif.domain.errors import (
     StoreUnavailableError,
     TaskMissingError,
 )
-from airflow_raif.hooks.airflow_compat import login_url
+from airflow_raif.hooks.airflow_server import login_url
 from airflow_raif.plugin import actions, api, batch_page, cost_page, pages
 from airflow_raif.plugin.render import page
 from airflow_raif.store import BatchMissingError

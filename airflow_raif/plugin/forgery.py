@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from fastapi import HTTPException, Request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from airflow_raif.hooks.airflow_compat import api_base_url, signing_key
+from airflow_raif.hooks.airflow_server import api_base_url, signing_key
 from airflow_raif.plugin.access import Viewer
 
 #: Seconds within which a question may be answered.

@@ -16,8 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
 from airflow_raif.domain.status import BatchStatus, EntryStatus, FailureReason
+from airflow_raif.hooks.pages import BASE_PATH
 from airflow_raif.plugin import shown
-from airflow_raif.plugin.mount import PREFIX
 
 STATIC = Path(__file__).parent / "static"
 
@@ -71,7 +71,7 @@ def page(request: Request, template: str, *, status: int = 200, headers: Any = N
         .get_template(template)
         .render(
             root=root,
-            airflow=root.removesuffix(PREFIX),
+            airflow=root.removesuffix(BASE_PATH),
             asset=lambda name: f"{root}/{_asset(name)}",
             address=f"{request.url.path}?{request.url.query}",
             now=datetime.now(UTC),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._ending import EndsItsBatch
+from airflow_raif.operators._showing import ShowsItsBatch
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_raif.services.runtime import Runtime
 
 
-class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
+class WaitForBatchSensor(EndsItsBatch, ShowsItsBatch, BaseSensorOperator):
     """Wait until a batch has ended, without a worker by default; succeeds however it ended, the results tell.
 
     Entries that failed in a way worth repeating are sent again in rounds, as the batch was submitted to.
@@ -41,6 +42,7 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("batch",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"batch": "json"}
 
     def __init__(
         self,
@@ -71,19 +73,20 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Defer, or poke in the worker."""
         self._begin(context)
-        return self._wait() if self.deferrable else super().execute(context)
+        return self._wait(context) if self.deferrable else super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any] | list[int]:
         """Return the manifest or parts, or wait on: a round was opened, or the batch is being canceled."""
         self._begin(context)
         _waiting.check_event(event)
-        return self._wait()
+        return self._wait(context)
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Ask once; an outage of the provider is no answer."""
         from airflow_raif.domain.errors import TransientProviderError
 
         with _waiting.airflow_errors(), self._runtime() as (runtime, batch):
+            self._show(context["ti"], runtime, batch)
             try:
                 batch = self._proceed(runtime, batch)
             except TransientProviderError as error:
@@ -99,10 +102,11 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
 
         return open_batch_runtime(_waiting.batch_id_of(self.batch), self._is_told_to_end)
 
-    def _wait(self) -> dict[str, Any] | list[int]:
+    def _wait(self, context: Context) -> dict[str, Any] | list[int]:
         from airflow_raif.domain.errors import TransientProviderError
 
         with _waiting.airflow_errors(), self._runtime() as (runtime, batch):
+            self._show(context["ti"], runtime, batch)
             try:
                 batch = self._proceed(runtime, batch)
             except TransientProviderError as error:
@@ -122,4 +126,5 @@ class WaitForBatchSensor(EndsItsBatch, BaseSensorOperator):
 
         if self.returns == "parts":
             return [part.number for part in batch.first_parts]
-        return manifest_of(runtime, batch)
+        self._manifest = manifest_of(runtime, batch)
+        return self._manifest

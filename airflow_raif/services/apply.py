@@ -17,6 +17,7 @@ from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.result import ToolCall
 from airflow_raif.domain.status import EntryStatus
 from airflow_raif.domain.usage import Usage, usd
+from airflow_raif.services.metrics import batch_applied
 from airflow_raif.services.output import InvalidOutputError, make_parser
 from airflow_raif.services.row_files import columns_reader
 from airflow_raif.services.runtime import Runtime
@@ -70,7 +71,7 @@ def apply_results(
             runtime.store.note_result(batch, uri)
             deliver(partial(read_rows, destination, name))
         if is_there or runtime.store.mark_applied(batch, uri, runtime.clock()):
-            return runtime.store.get_batch(batch_id)
+            return _count(runtime, batch, runtime.store.get_batch(batch_id))
 
 
 def apply_part(
@@ -100,7 +101,16 @@ def apply_part(
             deliver(partial(read_rows, destination, name))
         at = runtime.clock()
         if is_there or runtime.store.mark_part_applied(share.batch, part, share.rows, share.numbers, uri, at):
-            return find_share(runtime, batch_id, number)
+            applied = find_share(runtime, batch_id, number)
+            _count(runtime, share.batch, applied.batch)
+            return applied
+
+
+def _count(runtime: Runtime, before: Batch, after: Batch) -> Batch:
+    """Count a batch with its last row."""
+    if before.applied_at is None and after.applied_at is not None:
+        batch_applied(runtime.metrics, after, runtime.store.count_entries(after))
+    return after
 
 
 def read_rows(folder: Folder, name: str) -> Iterator[dict[str, Any]]:

@@ -26,6 +26,7 @@ from airflow_raif.domain.status import REASON_WITHOUT_RESULT, EntryStatus, Failu
 from airflow_raif.domain.usage import Cost
 from airflow_raif.domain.wire_id import index_of, wire_prefix
 from airflow_raif.services.download import download_results, is_unreadable
+from airflow_raif.services.metrics import part_fetched
 from airflow_raif.services.output import InvalidOutputError, make_parser
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.retain import is_gone
@@ -86,6 +87,10 @@ def fetch_ended_parts(runtime: Runtime, batch_id: str, numbers: Collection[int] 
         for part in batch.parts:
             if part.is_shared:
                 runtime.store.renew_answers(batch, batch.answer_scope, part.number)
+    numbers = {part.number for part in wanted if not part.is_shared}
+    for part in batch.parts:
+        if part.number in numbers and part.results_fetched_at is not None:
+            part_fetched(runtime.metrics, batch, part)
     if refused is not None:
         raise refused
     return batch

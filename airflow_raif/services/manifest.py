@@ -11,12 +11,17 @@ from airflow_raif.domain.usage import Cost, Usage, usd
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.share import Share
 
+#: What every manifest of a whole batch has.
+MANIFEST_KEYS = (
+    "batch_id", "provider", "conn_id", "endpoint", "model", "status", "request_count", "parts", "counts", "reused",
+    "duplicates", "usage", "cost", "estimated_cost", "result_uri", "error", "submitted_at", "ended_at",
+)  # fmt: skip
+
 
 def manifest_of(runtime: Runtime, batch: Batch) -> dict[str, Any]:
     """Return a batch's manifest, JSON-able: ids, parts, counts, usage, cost (USD as decimal text) and result URI."""
     return {
-        **_who(batch),
-        "model": batch.model,
+        **identity_of(batch),
         "status": batch.status.value,
         "request_count": batch.request_count,
         "parts": [
@@ -37,6 +42,11 @@ def manifest_of(runtime: Runtime, batch: Batch) -> dict[str, Any]:
         "submitted_at": _iso(batch.submitted_at),
         "ended_at": _iso(batch.ended_at),
     }
+
+
+def identity_of(batch: Batch) -> dict[str, Any]:
+    """Return what is known of a batch from its beginning: the head of its manifest."""
+    return {**_who(batch), "model": batch.model}
 
 
 def part_manifest_of(runtime: Runtime, share: Share) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from airflow_raif.domain.batch import PartState
 from airflow_raif.domain.errors import StoreError, StoreUnavailableError
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.ask import Answers, AsyncTransport, ask
+from airflow_raif.services.metrics import Metrics, NoMetrics, poller_waits
 from airflow_raif.services.offload import offload
 from airflow_raif.services.runtime import utc_now
 from airflow_raif.services.schedule import Schedule, pace
@@ -33,6 +35,8 @@ class _Watch:
 
     schedule: Schedule
     waiters: set[asyncio.Future[BatchStatus]] = field(default_factory=set)
+    #: How many of its parts ran when it was last asked about.
+    parts: int = 0
 
     def tell(self, outcome: BatchStatus | Exception) -> None:
         for future in self.waiters:
@@ -57,6 +61,9 @@ class SharedPoller:
     store: Store
     clock: Callable[[], datetime] = utc_now
     on_close: Callable[[], Awaitable[None]] | None = None
+    metrics: Metrics = field(default_factory=NoMetrics)
+    #: Names the poller in its metrics.
+    conn_id: str = ""
     _watches: dict[str, _Watch] = field(default_factory=dict)
     _task: asyncio.Task[None] | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -112,6 +119,7 @@ class SharedPoller:
             await self.transport.aclose()
             if self.on_close is not None:
                 await self.on_close()
+            await offload(poller_waits, self.metrics, self.conn_id, [], 0)
 
     async def _sleep(self, seconds: float) -> None:
         self._wake.clear()
@@ -129,6 +137,9 @@ class SharedPoller:
         try:
             due_at = {each: watch.schedule.due_at for each, watch in ripe.items()}
             statuses, queued, parts = await offload(self._read, due_at)
+            running = Counter(part.batch_id for part in parts)
+            for batch_id, watch in ripe.items():
+                watch.parts = running[batch_id]
             answers = await ask(self.adapter, self.transport, parts)
             answers.failures |= {
                 each: BatchMissingError(f"the store knows no batch {each!r}") for each in ripe if each not in statuses
@@ -143,6 +154,9 @@ class SharedPoller:
             answers = Answers(unanswered=set(ripe))
         self._rests_until = monotonic() + max(answers.pause, min(watch.schedule.rest for watch in ripe.values()))
         await self._tell(list(ripe), statuses, answers, ready)
+        parts_left = [watch.parts for watch in self._watches.values()]
+        # Not on the event loop: the first metric opens a socket, and may look up a host.
+        await offload(poller_waits, self.metrics, self.conn_id, parts_left, len(answers.unanswered))
 
     def _read(self, due_at: Mapping[str, float]) -> tuple[dict[str, BatchStatus], set[str], list[WaitingPart]]:
         """Return what the store knows: statuses, batches that may be held back, and parts that run.

@@ -10,6 +10,7 @@ from airflow_raif.adapters.base import Adapter, SpooledPart, Transport
 from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.errors import EndingError
 from airflow_raif.pricing.prices import PriceBook
+from airflow_raif.services.metrics import Metrics, NoMetrics
 from airflow_raif.spool.files import Folder, requests_file
 from airflow_raif.store import Store
 
@@ -30,6 +31,7 @@ class Runtime:
     conn_id: str
     prices: PriceBook = field(default_factory=PriceBook)
     clock: Callable[[], datetime] = utc_now
+    metrics: Metrics = field(default_factory=NoMetrics)
     #: Parts whose results are downloaded at the same time.
     parallel_downloads: int = 1
     #: Whether whoever works with it was told to end; then nothing is sent any more that would be paid.

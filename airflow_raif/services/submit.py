@@ -25,6 +25,7 @@ from airflow_raif.services.cancel import stop_part, tell_to_stop
 from airflow_raif.services.divide import divide_parts, is_to_be_divided
 from airflow_raif.services.estimate import reserve_cost
 from airflow_raif.services.find import find_part, look_up, may_be_sent, not_listed
+from airflow_raif.services.metrics import part_submitted
 from airflow_raif.services.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,10 @@ def _send_part(runtime: Runtime, batch: Batch, part: Part) -> bool:
 
 def _record(runtime: Runtime, batch: Batch, part: Part, state: PartState) -> None:
     """Note a part's id; a part that somebody canceled meanwhile is told to stop."""
-    is_to_stop = runtime.store.record_submitted(part.id, state, runtime.clock())
+    at = runtime.clock()
+    is_to_stop = runtime.store.record_submitted(part.id, state, at)
+    part_submitted(runtime.metrics, batch, part, is_first=batch.submitted_at is None)
+    batch.submitted_at = batch.submitted_at or at
     if is_to_stop and not state.status.is_terminal:
         log.info("Part %s of batch %s was canceled while it was being submitted", part.number, batch.batch_id)
         tell_to_stop(runtime, part, state.provider_batch_id)

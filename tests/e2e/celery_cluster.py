@@ -2,60 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import boto3
-import msgspec
-from moto.server import ThreadedMotoServer
-
+from tests.aws import BUCKET, Aws
 from tests.e2e.cluster import Cluster
 from tests.postgres import PostgresServer
 from tests.redis import RedisServer
 
-BUCKET = "raif"
 WORKERS = ("worker-1", "worker-2")
-
-
-class ObjectStore:
-    """One bucket on an S3 server on loopback."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._client = boto3.client(
-            "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="any", aws_secret_access_key="any"
-        )
-        self._client.create_bucket(Bucket=BUCKET)
-
-    @property
-    def connection(self) -> dict[str, str]:
-        """The Airflow connection to it."""
-        extra = {"endpoint_url": self.url, "region_name": "us-east-1"}
-        return {"conn_type": "aws", "login": "any", "password": "any", "extra": json.dumps(extra)}
-
-    def names(self) -> list[str]:
-        """Return what lies in the bucket."""
-        return [each["Key"] for each in self._client.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
-
-    def rows(self, uri: str) -> list[dict[str, Any]]:
-        """Read a result file."""
-        body = self._client.get_object(Bucket=BUCKET, Key=uri.partition(f"{BUCKET}/")[2])["Body"].read()
-        return [msgspec.json.decode(line) for line in body.splitlines()]
-
-
-@contextmanager
-def object_store() -> Iterator[ObjectStore]:
-    """Run an S3 server."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        yield ObjectStore(f"http://{host}:{port}")
-    finally:
-        server.stop()
 
 
 class CeleryCluster(Cluster):
@@ -84,7 +38,7 @@ class CeleryCluster(Cluster):
             command = f"celery worker --skip-serve-logs --celery-hostname {name}@localhost"
             self.start_component(command, name, {"AIRFLOW_HOME": str(self.home / name)})
 
-    def add_object_store(self, store: ObjectStore) -> None:
+    def add_object_store(self, store: Aws) -> None:
         """Tell where spool and results are."""
         self.call("POST", "/connections", {"connection_id": "aws_default", **store.connection})
 

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from airflow_raif.demo.components import processes_of
+from tests.aws import Aws, aws_server
+from tests.e2e.celery_cluster import WORKERS, CeleryCluster
 from tests.e2e.cluster import Provider, eventually
-
-pytest.importorskip("airflow.providers.celery", reason="`make e2e-celery` installs Celery and S3, and runs this")
-
-from tests.e2e.celery_cluster import WORKERS, CeleryCluster, ObjectStore, object_store
 from tests.redis import RedisServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.postgres, pytest.mark.slow]
@@ -27,8 +25,8 @@ def provider() -> Iterator[Provider]:
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[ObjectStore]:
-    with object_store() as store:
+def s3() -> Iterator[Aws]:
+    with aws_server() as store:
         yield store
 
 

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from airflow_raif.emulator.server import EmulatorServer
 from tests.support import base_url
+
+
+@pytest.fixture(scope="session")
+def new_home(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Make further homes with Airflow's tables, and ours, for programs of a test's own."""
+
+    def make(name: str) -> Path:
+        home = tmp_path_factory.mktemp(name)
+        for file in ("airflow.db", "raif.db"):
+            # Not by its file: what was written last may still lie beside it.
+            with closing(sqlite3.connect(migrated / file)) as old, closing(sqlite3.connect(home / file)) as new:
+                old.backup(new)
+        return home
+
+    return make
 
 
 @pytest.fixture

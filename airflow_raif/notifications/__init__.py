@@ -1,0 +1,1 @@
+"""Notifiers: messages about batches, through whatever the user is told things by."""
