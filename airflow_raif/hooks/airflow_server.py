@@ -1,6 +1,6 @@
 """Airflow's names that are not public, of its API server: who asks, who may do what, and the audit log.
 
-Like :mod:`airflow_raif.hooks.airflow_compat`, from which it is kept apart, since workers and triggerers need none of it.
+Like :mod:`airflow_raif.hooks.airflow_compat`, but nothing of it is for workers and triggerers.
 """
 
 from __future__ import annotations
