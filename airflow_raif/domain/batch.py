@@ -89,6 +89,8 @@ class Part(msgspec.Struct, kw_only=True):
     #: The uploaded input, where the provider has one.
     input_ref: str | None = None
     counts: Counts | None = None
+    #: How many of its entries its results completed.
+    completed_count: int = 0
     refs: dict[str, Any] = msgspec.field(default_factory=dict)
     error: str | None = None
     error_code: str | None = None
@@ -99,6 +101,8 @@ class Part(msgspec.Struct, kw_only=True):
     usage: Usage = msgspec.field(default_factory=Usage)
     cost: Cost = msgspec.field(default_factory=Cost)
     submitted_at: datetime | None = None
+    #: When the provider first told that a request of it was done.
+    progressed_at: datetime | None = None
     #: When the provider last told its state.
     polled_at: datetime | None = None
     ended_at: datetime | None = None
@@ -151,6 +155,9 @@ class Batch(msgspec.Struct, kw_only=True):
     #: Folder of its spool files.
     spool_uri: str
     request_count: int = 0
+    #: Entries by outcome, of those whose results were fetched and that no round repeats.
+    completed_count: int = 0
+    failed_count: int = 0
     has_schema: bool = False
     #: The JSON schema every answer must follow, where all rows share one.
     output_schema: dict[str, Any] | None = None

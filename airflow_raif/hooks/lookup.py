@@ -28,15 +28,16 @@ def patience_seconds() -> float:
     return float(conf.get("raif", "store_timeout", fallback="300"))
 
 
-def get_connection(conn_id: str) -> Connection:
+def get_connection(conn_id: str, patience: float | None = None) -> Connection:
     """Return a connection; a database of Airflow's that is away is waited for.
 
+    :param patience: for so many seconds; as long as a worker waits, if none are given.
     :raises AirflowNotFoundException: there is none.
     :raises ConnectionUnavailableError: that cannot be told.
     """
     patiently = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(ConnectionUnavailableError),
-        stop=tenacity.stop_after_delay(patience_seconds()),
+        stop=tenacity.stop_after_delay(patience_seconds() if patience is None else patience),
         wait=tenacity.wait_exponential_jitter(initial=0.5, max=15),
         before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
         reraise=True,

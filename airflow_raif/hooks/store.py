@@ -25,19 +25,20 @@ _LOCK = Lock()
 _ONE_HOST_EXECUTORS = frozenset(("LocalExecutor", "SequentialExecutor"))
 
 
-def find_store_url() -> tuple[str, bool]:
+def find_store_url(patience: float | None = None) -> tuple[str, bool]:
     """Return the store's address, and whether it is the embedded file.
 
     Looked for in ``[raif] sql_alchemy_conn``, then in the connection that ``[raif] state_conn_id`` names, then in
     :data:`DEFAULT_CONN_ID`, then ``raif.db`` in AIRFLOW_HOME.
 
+    :param patience: seconds to wait for a database of Airflow's that is away; those of a worker, if not given.
     :raises ConfigurationError: none of them can be used; says what to set.
     :raises ConnectionUnavailableError: the connection cannot be looked up now.
     """
     if configured := _configured("sql_alchemy_conn"):
         return configured, False
     try:
-        return _address(get_connection(_conn_id())), False
+        return _address(get_connection(_conn_id(), patience)), False
     except AirflowNotFoundException as error:
         return _embedded(error), True
 
@@ -45,6 +46,11 @@ def find_store_url() -> tuple[str, bool]:
 def find_store() -> Store:
     """Return this process's store, opening it first if need be."""
     return _open(*find_store_url(), patience_seconds())
+
+
+def find_store_at_once() -> Store:
+    """Return this process's store for somebody who waits for an answer, and so for no database that is away."""
+    return _open(*find_store_url(0.0), 0.0).without_wait()
 
 
 async def afind_store() -> Store:

@@ -102,6 +102,18 @@ class Folder:
 
         return read
 
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Return some bytes of a file, without reading the others.
+
+        :raises FileNotFoundError: it is not there.
+        """
+        path = f"{self.path}/{name}"
+        if self._is_local:
+            with Path(path).open("rb") as file:
+                file.seek(offset)
+                return file.read(length)
+        return bytes(self.fs.cat_file(path, start=offset, end=offset + length))
+
     @contextmanager
     def local_copy(self, name: str) -> Iterator[IO[bytes]]:
         """Open a file for reading at any offset, from a local copy if it lies elsewhere."""

@@ -4,6 +4,8 @@ from airflow_raif.store.browse import BatchFilter
 from airflow_raif.store.cleaning import OldBatches, OldCounts
 from airflow_raif.store.costs import CostFilter, CostGroup, CostRow
 from airflow_raif.store.entries import NewEntry, SharedEntry
+from airflow_raif.store.entry_listing import EntriesWanted, FailureGroup, Failures, ListedEntry
+from airflow_raif.store.listing import BatchPage, Cursor, ListedBatch, PageWanted, Visible, Wanted
 from airflow_raif.store.records import (
     AttemptLostError,
     BatchMissingError,
@@ -25,23 +27,33 @@ __all__ = [
     "AttemptLostError",
     "BatchFilter",
     "BatchMissingError",
+    "BatchPage",
     "ClaimTakenError",
     "CostFilter",
     "CostGroup",
     "CostRow",
+    "Cursor",
+    "EntriesWanted",
     "EntryCounts",
     "EntryRow",
     "EntryTally",
+    "FailureGroup",
+    "Failures",
     "KnownAnswer",
+    "ListedBatch",
+    "ListedEntry",
     "NewBatch",
     "NewEntry",
     "NewPart",
     "OldBatches",
     "OldCounts",
     "OpenCreate",
+    "PageWanted",
     "PartRows",
     "Repeat",
     "SharedEntry",
     "Store",
+    "Visible",
     "WaitingPart",
+    "Wanted",
 ]

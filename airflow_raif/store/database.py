@@ -58,8 +58,18 @@ class Database:
             with connection, transaction:
                 yield connection
 
-    def _begin(self) -> tuple[Connection, RootTransaction]:
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """Open a transaction that only reads, at one moment of the database, and keeps nobody from writing."""
+        with store_errors(self._engine.url):
+            connection, transaction = waiting(self._wait_seconds)(self._begin, is_reading=True)
+            with connection, transaction:
+                yield connection
+
+    def _begin(self, *, is_reading: bool = False) -> tuple[Connection, RootTransaction]:
         connection = self._engine.connect()
+        if is_reading:
+            connection = connection.execution_options(is_reading=True, postgresql_readonly=True)
         try:
             return connection, connection.begin()
         except BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Label, Table, case, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_raif.domain.batch import EntryOutcome
@@ -239,8 +239,12 @@ def tally(connection: Connection, batch_key: int) -> list[EntryTally]:
 
 
 def part_sums(connection: Connection, batch_key: int, part_number: int) -> dict[str, Any]:
-    """Sum usage and cost of the results that came with a part, as values of its row."""
-    return _sums(connection, entry, entry.c.batch_key == batch_key, entry.c.result_part == part_number)
+    """Sum usage, cost and answers of the results that came with a part, as values of its row."""
+    where = (entry.c.batch_key == batch_key, entry.c.result_part == part_number)
+    # Not those of other parts that took an answer of it.
+    is_own = (entry.c.status == _COMPLETED) & (entry.c.part_number == part_number)
+    completed = func.sum(case((is_own, 1), else_=0)).label("completed_count")
+    return _sums(connection, entry, *where, counts=(completed,))
 
 
 def row_sums(connection: Connection, batch_key: int, rows: PartRows) -> dict[str, Any]:
@@ -253,14 +257,17 @@ def batch_sums(connection: Connection, batch_key: int) -> dict[str, Any]:
     return _sums(connection, part, part.c.batch_key == batch_key)
 
 
-def _sums(connection: Connection, table: Table, *where: ColumnElement[bool]) -> dict[str, Any]:
-    """Sum the money columns; a sum over nothing known is null."""
+def _sums(
+    connection: Connection, table: Table, *where: ColumnElement[bool], counts: Sequence[Label[int]] = ()
+) -> dict[str, Any]:
+    """Sum the money columns, where a sum over nothing known is null, and count."""
     columns = (*USAGE_COLUMNS, "batch_cost", "standard_cost")
     totals = [func.sum(table.c[name]).label(name) for name in columns]
     estimated = func.max(case((table.c.cost_is_estimated, 1), else_=0)).label("estimated")
-    row = connection.execute(select(*totals, estimated).where(*where)).mappings().one()
+    row = connection.execute(select(*totals, estimated, *counts).where(*where)).mappings().one()
     # PostgreSQL sums BIGINT to a decimal.
     values: dict[str, Any] = {name: None if row[name] is None else int(row[name]) for name in columns}
+    values |= {count.name: row[count.name] or 0 for count in counts}
     return {**values, "cost_is_estimated": bool(row["estimated"])}
 
 

@@ -8,20 +8,20 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, func, insert, or_, select, true, update
 
 from airflow_raif.domain.batch import CANCEL_REQUESTED, SHARED, Batch, Part, PartState, says_canceling
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.status import TERMINAL, BatchStatus, can_move, combine
-from airflow_raif.store import queue
+from airflow_raif.store import entries, queue
 from airflow_raif.store.records import NewPart, WaitingPart, chunks, kept_text, part_of
 from airflow_raif.store.tables import among
 from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
 
 #: What a provider tells of a part again and again.
-_TOLD_NAMES = ("status", "raw_status", "counts", "refs", "error", "error_code", "expires_at")
+_TOLD_NAMES = ("status", "raw_status", "counts", "refs", "error", "error_code", "expires_at", "progressed_at")
 _TOLD = [part_table.c[name] for name in ("id", "batch_key", "provider_batch_id", *_TOLD_NAMES)]
 
 
@@ -265,7 +265,7 @@ def record_states(connection: Connection, states: Mapping[int, PartState], at: d
                 moved.add(batch_key)
                 over.add(batch_key)
             elif not status.is_terminal:
-                news = _news(status, known, state)
+                news = _news(status, known, state, at)
                 if "status" in news:
                     moved.add(batch_key)
                     status = BatchStatus(news["status"])
@@ -292,7 +292,7 @@ def _is_of_another_create(provider_batch_id: str | None, state: PartState) -> bo
     return is_waiting or (state.refusal is not None and provider_batch_id != state.provider_batch_id)
 
 
-def _news(current: BatchStatus, known: Mapping[str, Any], state: PartState) -> dict[str, Any]:
+def _news(current: BatchStatus, known: Mapping[str, Any], state: PartState, at: datetime) -> dict[str, Any]:
     """Return what a state says that is not known; a status only if it is ahead."""
     said = _said(state)
     if known["raw_status"] == CANCEL_REQUESTED and not (state.status.is_terminal or says_canceling(state.raw_status)):
@@ -300,6 +300,8 @@ def _news(current: BatchStatus, known: Mapping[str, Any], state: PartState) -> d
         del said["raw_status"]
     if can_move(current, state.status):
         said["status"] = state.status.value
+    if known["progressed_at"] is None and state.counts is not None and state.counts.completed + state.counts.failed:
+        said["progressed_at"] = at
     return {name: value for name, value in said.items() if value != known[name]}
 
 
@@ -350,6 +352,28 @@ def update_batches(connection: Connection, keys: Collection[Any], at: datetime) 
         for values in filter(None, (running, over)):
             where = (batch_table.c.id == bindparam("key"), batch_table.c.ended_at.is_(None))
             connection.execute(update(batch_table).where(*where), values)
+
+
+def count_outcomes(connection: Connection, batch_key: int) -> None:
+    """Write how many entries of a batch are completed and failed, which follows from what was fetched of its parts.
+
+    An entry that completed stays in its part; what else is in a part that was fetched, or left it for a round, failed.
+    Those that take answers of others are there when the others are, and have to be counted one by one.
+    """
+    # In a statement of its own, so that the next one sees what whoever had the lock wrote.
+    _lock_batches(connection, [batch_key])
+    columns = part_table.c
+    first = func.sum(case((columns.round == 0, columns.request_count), else_=0))
+    pending = func.sum(case((columns.results_fetched_at.is_(None), columns.request_count), else_=0))
+    shared = func.sum(case((columns.model == SHARED, 1), else_=0))
+    totals = select(func.sum(columns.completed_count), first, pending, shared).where(columns.batch_key == batch_key)
+    completed, of_all, left, is_shared = (int(total or 0) for total in connection.execute(totals).one())
+    failed = of_all - completed - left
+    if is_shared:
+        counts = entries.count(connection, batch_key)
+        completed, failed = counts.completed, counts.failed
+    statement = update(batch_table).where(batch_table.c.id == batch_key)
+    connection.execute(statement.values(completed_count=completed, failed_count=failed))
 
 
 def _lock_batches(connection: Connection, keys: Sequence[int]) -> dict[int, tuple[BatchStatus, bool]]:

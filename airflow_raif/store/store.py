@@ -15,6 +15,7 @@ from airflow_raif.domain.queue import Quota, Refusal
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.store import answers, batches, browse, budgets, costs, entries, parts, queue, spooling
 from airflow_raif.store.entry_store import EntryStore
+from airflow_raif.store.monitor import MonitorStore
 from airflow_raif.store.records import (
     ClaimTakenError,
     NewBatch,
@@ -29,7 +30,7 @@ from airflow_raif.store.tables import part as part_table
 from airflow_raif.store.upkeep import UpkeepStore
 
 
-class Store(EntryStore, UpkeepStore):
+class Store(EntryStore, MonitorStore, UpkeepStore):
     """The metadata tables of one database."""
 
     # Batches
@@ -97,6 +98,7 @@ class Store(EntryStore, UpkeepStore):
         """
         with self._transaction() as connection:
             spooling.finish(connection, batch, fingerprint, request_count, at)
+            parts.count_outcomes(connection, batch.id)
 
     def set_budget(self, batch: Batch, budget: Budget) -> Batch:
         """Note what a batch may cost now."""
@@ -164,7 +166,7 @@ class Store(EntryStore, UpkeepStore):
 
     def sum_costs(self, by: Sequence[costs.CostGroup], wanted: costs.CostFilter) -> list[costs.CostRow]:
         """Add up what batches used and cost, by groups in their order; all in one row if there are none."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             return costs.costs(connection, by, wanted)
 
     def providers_by_connection(self, since: datetime) -> dict[str, str]:
@@ -216,6 +218,7 @@ class Store(EntryStore, UpkeepStore):
                 entries.move(connection, batch.id, chunk)
             if batch.has_shared_rows:
                 answers.take_back(connection, batch.id)
+            parts.count_outcomes(connection, batch.id)
             return True
 
     def record_upload(self, part_id: int, input_ref: str | None) -> None:
@@ -344,6 +347,7 @@ class Store(EntryStore, UpkeepStore):
                 .where(part_table.c.id == part.id, part_table.c.results_fetched_at.is_(None))
                 .values(**entries.part_sums(connection, batch.id, part.number), results_fetched_at=at)
             )
+            parts.count_outcomes(connection, batch.id)
 
     # Queues
 

@@ -99,6 +99,8 @@ batch = Table(
     Column("spool_attempt", Integer, nullable=False, server_default="0"),
     Column("spool_uri", Text, nullable=False),
     Column("request_count", BigInteger, nullable=False, server_default="0"),
+    Column("completed_count", BigInteger, nullable=False, server_default="0"),
+    Column("failed_count", BigInteger, nullable=False, server_default="0"),
     Column("output_schema", JSON(none_as_null=True)),
     Column("metadata", JSON, nullable=False),
     Column("round_policy", JSON(none_as_null=True)),
@@ -128,6 +130,7 @@ Index(
     "uq_raif_batch_claim", batch.c.dag_id, batch.c.run_id, batch.c.task_id, batch.c.map_index,
     unique=True, sqlite_where=_is_claimed, postgresql_where=_is_claimed,
 )  # fmt: skip
+Index("ix_raif_batch_dag_id", batch.c.dag_id, batch.c.id)
 
 part = Table(
     "raif_part",
@@ -148,6 +151,7 @@ part = Table(
     Column("intent_at", UtcDateTime),
     Column("input_ref", String(500)),
     Column("counts", JSON(none_as_null=True)),
+    Column("completed_count", BigInteger, nullable=False, server_default="0"),
     Column("refs", JSON, nullable=False),
     Column("error", Text),
     Column("error_code", String(100)),
@@ -156,6 +160,7 @@ part = Table(
     *_usage_columns(),
     *_cost_columns(),
     Column("submitted_at", UtcDateTime),
+    Column("progressed_at", UtcDateTime),
     Column("polled_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
     Column("expires_at", UtcDateTime),
@@ -212,6 +217,11 @@ entry = Table(
     Index("uq_raif_entry_batch_key_custom_id", "batch_key", "custom_id", unique=True),
     sqlite_with_rowid=False,
 )
+_is_failed = entry.c.status == "failed"
+Index(
+    "ix_raif_entry_failed", entry.c.batch_key, entry.c.reason, entry.c.idx,
+    sqlite_where=_is_failed, postgresql_where=_is_failed,
+)  # fmt: skip
 
 _is_duplicate = entry.c.same_as.is_not(None)
 Index(

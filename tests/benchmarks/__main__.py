@@ -14,6 +14,7 @@ from rich.table import Table
 
 from tests.benchmarks import page
 from tests.benchmarks.figures import Figure, keep
+from tests.benchmarks.pages import measure_pages
 from tests.benchmarks.pipelines import RECORDED_WORKS, WORKS, measure_cold, measure_pipelines, measure_recorded
 from tests.benchmarks.richness import measure_richness
 from tests.benchmarks.scaling import SIZES, measure_scaling
@@ -42,6 +43,7 @@ def sections(rows: int, runs: int, works: Sequence[str], *, is_quick: bool) -> d
         found["cold"] = lambda: measure_cold(COLD, rows)
         found["scaling"] = lambda: measure_scaling(SIZES)
         found["triggerer"] = measure_triggerer
+        found["pages"] = lambda: measure_pages(is_quick=is_quick)
     return found
 
 

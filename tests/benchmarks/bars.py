@@ -14,6 +14,7 @@ def bars(book: Book) -> Iterator[tuple[str, str, str]]:
     yield from _pipelines(book)
     yield from _growth(book)
     yield from _waiting(book)
+    yield from _pages(book)
 
 
 def eighth(book: Book) -> str:
@@ -92,3 +93,12 @@ def _waiting(book: Book) -> Iterator[tuple[str, str, str]]:
     silent = book.find("triggerer", "a triggerer of Airflow", "s without a heartbeat at most", 1000)
     if silent is not None:
         yield _row("1,000 tasks in a real triggerer: its heartbeat is never 30 s old", silent, silent < 30, " s")
+
+
+def _pages(book: Book) -> Iterator[tuple[str, str, str]]:
+    for figure in book.of("pages", "ms, median of 20"):
+        bar = f"{figure.name}, {figure.size:,} batches: under 300 ms at the server"
+        yield _row(bar, figure.ours or 0, (figure.ours or 0) < 300, " ms")
+    for figure in book.of("pages", "MiB"):
+        bar = f"pages, {figure.size:,} batches: the API server grows by less than 50 MiB"
+        yield _row(bar, figure.ours or 0, (figure.ours or 0) < 50, " MiB")

@@ -1,11 +1,9 @@
-"""A migrated Airflow database, and connections to an emulator."""
+"""Connections to an emulator."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,16 +12,6 @@ import pytest
 
 from airflow_raif.emulator.server import EmulatorServer
 from tests.support import base_url
-
-
-@pytest.fixture(scope="session")
-def migrated(airflow_home: Path) -> Path:
-    """Airflow's own tables and, by the provider's manager, ours."""
-    done = subprocess.run(
-        [sys.executable, "-m", "airflow", "db", "migrate"], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return airflow_home
 
 
 @pytest.fixture(scope="session")
