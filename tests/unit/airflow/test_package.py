@@ -127,7 +127,7 @@ def test_commands_migrate_and_check(tmp_path):
 
     checked = run("check")
     assert checked.returncode == 1, checked.stdout + checked.stderr
-    assert "airflow raif db migrate" in checked.stdout
+    assert "airflow raif db migrate" in checked.stderr
     migrated = run("migrate")
     assert migrated.returncode == 0, migrated.stdout + migrated.stderr
     assert (tmp_path / "raif.db").exists()
