@@ -10,6 +10,7 @@ import msgspec
 
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import InvalidBatchError
+from airflow_raif.domain.queue import tokens_of
 from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.status import EntryStatus, FailureReason
 from airflow_raif.domain.usage import Cost, Usage
@@ -19,9 +20,6 @@ from airflow_raif.spool.files import requests_file
 from airflow_raif.store import EntryTally
 
 log = logging.getLogger(__name__)
-
-#: Bytes of a request that are about one token, where no row of the batch tells it better.
-BYTES_PER_TOKEN = 4
 
 
 class RetryPlan(msgspec.Struct, frozen=True):
@@ -167,7 +165,7 @@ def _estimate(
             standard += sum(every.standard_cost for every in answered[model]) * each.count // count
             continue
         covers_answers = False
-        row = Usage(input_tokens=each.request_bytes // each.count // BYTES_PER_TOKEN)
+        row = Usage(input_tokens=tokens_of(each.request_bytes // each.count))
         price = runtime.prices.pricer(batch.provider, model)(row)
         if price.batch is None or price.standard is None:
             return Cost(is_estimated=True), False
