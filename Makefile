@@ -14,7 +14,8 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_SYSTEM_CERTS := 1
 export UV_NATIVE_TLS := 1
 
-.PHONY: setup demo test e2e e2e-celery chaos test-oldest coverage lint docs bench constraints postgres redis clean
+.PHONY: setup demo test e2e e2e-celery chaos test-oldest coverage lint docs bench screenshots constraints postgres redis \
+	chromium clean
 
 setup: $(VENV)/.installed
 
@@ -28,7 +29,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 demo: setup
 	$(BIN)/python -m airflow_raif.demo $(ARGS)
 
-test: setup postgres
+test: setup postgres chromium
 	$(BIN)/python -m pytest $(SHARED) -m "not slow" $(ARGS)
 
 # Real Airflow, its processes killed, frozen and restarted, every case.
@@ -71,6 +72,11 @@ bench:
 	$(MAKE) setup VENV=.venv-bench DEPENDENCY_GROUPS=bench
 	.venv-bench/bin/python -m tests.benchmarks $(ARGS)
 
+# The README's pictures of the pages, drawn anew.
+screenshots: setup chromium
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c $(CONSTRAINTS) --group screenshots
+	$(BIN)/python -m tests.browser.screenshots
+
 # The store's tests want a PostgreSQL server; where it can be neither found nor installed they are skipped.
 postgres:
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
@@ -83,6 +89,13 @@ redis:
 		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y redis-server; } \
 		|| echo "redis-server is not here and cannot be installed without root"
+
+# The pages' tests drive a browser of the system's packages.
+chromium:
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium; } \
+		|| echo "Chromium is not here and cannot be installed without root: tests of the pages in it will be skipped"
 
 # Pins without index addresses. SDKs and prices are newer than the oldest Airflow, hence dates of their own.
 constraints: setup

@@ -39,7 +39,7 @@ from tests.postgres import PostgresServer  # noqa: E402
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, so that no process is left with it alone at the end."""
-    order = {name: place for place, name in enumerate(("e2e", "chaos", "integration"))}
+    order = {name: place for place, name in enumerate(("e2e", "chaos", "browser", "integration"))}
     items.sort(key=lambda item: order.get(item.path.relative_to(REPOSITORY / "tests").parts[0], len(order)))
 
 
@@ -107,9 +107,12 @@ def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def untraced(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Measure no coverage in processes that are killed: they write none, and to be traced takes them as long again."""
+    """Measure no coverage in processes that are killed: they write none, and to be traced takes them as long again.
+
+    Nor in those that a browser waits for.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        if request.path.parent.name in ("chaos", "e2e"):
+        if request.path.parent.name in ("browser", "chaos", "e2e"):
             patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
         yield
 

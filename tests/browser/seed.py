@@ -30,6 +30,13 @@ from tests.support import MODELS, base_url, defaults_of
 DAGS = ("nightly_reviews", "product_tags", "tickets")
 RUN = "manual__2026-11-30T01:00:00+00:00"
 HOSTILE = "<script>alert('raif')</script><img src=x onerror=alert(1)> \u202etxt.exe\u2066 \x1b[31m javascript:alert(1)"
+#: Every answer has that text in it.
+HOSTILE_ANSWER = {
+    "type": "object",
+    "properties": {"said": {"type": "string", "enum": [HOSTILE]}},
+    "required": ["said"],
+    "additionalProperties": False,
+}
 _PROMPTS = ("Great shoes, slow delivery.", "The box came open, twice.", "Would buy again: soft, warm, cheap.")
 
 
@@ -85,7 +92,12 @@ def seed(count: int = 600) -> dict[str, Batch]:
         "partial": _applied("openai_faulty", rows(count), Claim("product_tags", RUN, "ask")),
         "mapped": _applied("gemini_default", rows(60), Claim("tickets", RUN, "ask", 2)),
         "by_hand": _applied("openai_default", rows(40), None),
-        "hostile": _applied("openai_default", hostile_rows(), Claim("tickets", "hostile <b>run</b>", HOSTILE)),
+        "hostile": _applied(
+            "openai_default",
+            hostile_rows(),
+            Claim("tickets", "hostile <b>run</b>", HOSTILE),
+            output_schema=HOSTILE_ANSWER,
+        ),
         "running": _running("openai_steps", rows(count), Claim("nightly_reviews", "running", "ask")),
         "started": _running("gemini_slow", rows(count), Claim("tickets", "running", "ask"), minutes=1),
         "canceled": _canceled("anthropic_slow", rows(90), Claim("product_tags", "canceled", "ask")),
@@ -95,6 +107,16 @@ def seed(count: int = 600) -> dict[str, Batch]:
             runtime, rows(20), defaults=defaults_of("openai"), claim=Claim("product_tags", "pending", "ask")
         )
     return made
+
+
+def more() -> dict[str, Batch]:
+    """Make batches that are acted on, and one of a model that is unknown and hostile, which its error repeats."""
+    unknown = f"no-such-{HOSTILE}"
+    return {
+        "unknown": _applied("openai_default", rows(2), Claim("tickets", "unknown model", "ask"), model=unknown),
+        "to_retry": _applied("openai_faulty", rows(50), Claim("tickets", RUN, "ask")),
+        "to_cancel": _running("anthropic_slow", rows(30), Claim("product_tags", "running", "ask")),
+    }
 
 
 def hostile_rows() -> list[dict[str, Any]]:
@@ -108,15 +130,15 @@ def _open(conn_id: str) -> Iterator[Runtime]:
         yield runtime
 
 
-def _submitted(runtime: Runtime, requests: list[dict[str, Any]], claim: Claim | None) -> Batch:
-    defaults = defaults_of(runtime.adapter.name)
+def _submitted(runtime: Runtime, requests: list[dict[str, Any]], claim: Claim | None, **values: Any) -> Batch:
+    defaults = defaults_of(runtime.adapter.name, **values)
     batch = create_batch(runtime, requests, defaults=defaults, claim=claim, round_policy=RoundPolicy(max_rounds=1))
     return submit_batch(runtime, batch.batch_id)
 
 
-def _applied(conn_id: str, requests: list[dict[str, Any]], claim: Claim | None) -> Batch:
+def _applied(conn_id: str, requests: list[dict[str, Any]], claim: Claim | None, **values: Any) -> Batch:
     with _open(conn_id) as runtime:
-        batch = _submitted(runtime, requests, claim)
+        batch = _submitted(runtime, requests, claim, **values)
         while batch.results_fetched_at is None:
             fetch_batch_status(runtime, batch.batch_id)
             batch = advance_batch(runtime, batch.batch_id)

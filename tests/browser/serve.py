@@ -1,7 +1,7 @@
 """An Airflow with seeded batches to look at: ``python -m tests.browser.serve [--port N]``, until it is stopped.
 
-Users admin, op, user and viewer have their name as password and as role. Only the API server runs: tasks that are
-cleared stay queued.
+Users admin, op, user and viewer have their name as password and as role; nobody has no role. Only the API server runs:
+tasks that are cleared stay queued.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tests.browser import seed
 
 USERS = ("admin", "op", "user", "viewer")
 DAGS = Path(__file__).parent / "dags"
+_AIRFLOW = (sys.executable, "-m", "airflow")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Served:
 
     url: str
     home: Path
-    #: Ids of the batches by the names that :func:`tests.browser.seed.seed` gives them.
+    #: Ids of the batches by the names that :mod:`tests.browser.seed` gives them.
     batches: Mapping[str, str]
 
     def token(self, user: str) -> str:
@@ -52,10 +53,10 @@ def settings(home: Path, port: int, conns: Mapping[str, object]) -> dict[str, st
     """Return the environment of its processes."""
     env = environment(home, DAGS, port, "http://127.0.0.1:9")
     passwords = home / "passwords.json"
-    passwords.write_text(json.dumps({user: user for user in USERS}))
+    passwords.write_text(json.dumps({user: user for user in (*USERS, "nobody")}))
     env |= {
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{user}" for user in USERS),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join((*(f"{user}:{user}" for user in USERS), "nobody:")),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         "AIRFLOW__API__SECRET_KEY": "only-on-loopback",
         "_AIRFLOW_PROCESS_CONTEXT": "server",
@@ -64,37 +65,36 @@ def settings(home: Path, port: int, conns: Mapping[str, object]) -> dict[str, st
 
 
 @contextmanager
-def serve(home: Path, port: int | None = None) -> Iterator[Served]:
-    """Run an API server on a fresh home with seeded batches."""
+def serve(home: Path, port: int | None = None, seeding: str = "tests.browser.serve") -> Iterator[Served]:
+    """Run an API server on a fresh home with seeded batches.
+
+    :param seeding: the module whose ``--seed`` makes them, and prints their ids by name.
+    """
     port = port or free_port()
-    with seed.emulators() as servers:
+    with seed.emulators() as servers, (home / "api-server.log").open("wb") as log:
         env = settings(home, port, seed.connections(servers, max_requests=200))
-        _airflow(env, "db", "migrate")
-        _airflow(env, "dags", "reserialize")
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.browser.serve", "--seed"],
-            env=env, check=True, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        batches = json.loads(done.stdout.splitlines()[-1])
-        with (home / "api-server.log").open("wb") as log:
-            server = subprocess.Popen([sys.executable, "-m", "airflow", "api-server"], env=env, stdout=log, stderr=log)
+        subprocess.run([*_AIRFLOW, "db", "migrate"], env=env, check=True, capture_output=True)
+        # All of these take seconds to import what they need, none needs another.
+        parsing = subprocess.Popen([*_AIRFLOW, "dags", "reserialize"], env=env, stdout=log, stderr=log)
+        seeds = subprocess.Popen([sys.executable, "-m", seeding, "--seed"], env=env, stdout=subprocess.PIPE, text=True)
+        server = subprocess.Popen([*_AIRFLOW, "api-server"], env=env, stdout=log, stderr=log)
         try:
-            served = Served(f"http://127.0.0.1:{port}", home, batches)
+            told, _ = seeds.communicate()
+            if seeds.returncode or parsing.wait():
+                raise RuntimeError((home / "api-server.log").read_text())
+            served = Served(f"http://127.0.0.1:{port}", home, json.loads(told.splitlines()[-1]))
             wait_for(served.url, server, home / "api-server.log")
             _make_runs(served)
             yield served
         finally:
             server.terminate()
-            server.wait(30)
-
-
-def _airflow(env: Mapping[str, str], *words: str) -> None:
-    subprocess.run([sys.executable, "-m", "airflow", *words], env=env, check=True, capture_output=True)
+            for each in (seeds, parsing, server):
+                each.wait(30)
 
 
 def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until an API server answers."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while server.poll() is None and time.monotonic() < end:
         try:
             if httpx.get(f"{url}/api/v2/version", timeout=30).is_success:
@@ -119,7 +119,8 @@ def main() -> None:
     parser.add_argument("--seed", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.seed:
-        print(json.dumps({name: batch.batch_id for name, batch in seed.seed().items()}))
+        made = seed.seed() | seed.more()
+        print(json.dumps({name: batch.batch_id for name, batch in made.items()}))
         return
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: sys.exit())
