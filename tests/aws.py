@@ -11,6 +11,8 @@ import boto3
 import msgspec
 from airflow.secrets import BaseSecretsBackend
 from botocore.exceptions import ClientError
+from moto.s3.models import s3_backends
+from moto.secretsmanager.models import secretsmanager_backends
 from moto.server import ThreadedMotoServer
 
 BUCKET = "raif"
@@ -64,7 +66,9 @@ class Aws:
 
 @contextmanager
 def aws_server(key: str = "any", secret: str = "any") -> Iterator[Aws]:
-    """Run the services."""
+    """Run the services, which hold nothing at first: what another server of this process was given is forgotten."""
+    for each in (s3_backends, secretsmanager_backends):
+        each.reset()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

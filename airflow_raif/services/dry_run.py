@@ -24,8 +24,9 @@ from airflow_raif.services.runtime import Runtime
 from airflow_raif.spool.files import Folder, requests_file
 from airflow_raif.store import Store
 
-#: Requests that are shown.
+#: Requests that are shown, and characters of each.
 SHOWN = 3
+SHOWN_LENGTH = 2000
 
 
 class DryRun(msgspec.Struct, frozen=True):
@@ -40,7 +41,7 @@ class DryRun(msgspec.Struct, frozen=True):
     first_requests: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it JSON-able: counts, parts, tokens, USD as decimal text, and the first requests."""
+        """Return it JSON-able: counts, parts, tokens, and USD as decimal text; no row of it."""
         parts = [part for part in self.batch.parts if not part.is_shared]
         return {
             "rows": self.batch.request_count,
@@ -53,11 +54,10 @@ class DryRun(msgspec.Struct, frozen=True):
             ],
             **money_shown(self.estimate.usage, self.estimate.cost),
             "tokens_from": self.estimate.source,
-            "first_requests": self.first_requests,
         }
 
     def lines(self) -> list[str]:
-        """Return it as people read it."""
+        """Return it as people read it, with the first requests."""
         parts = sum(not part.is_shared for part in self.batch.parts)
         rows = (
             f"{self.batch.request_count:,} rows: {self.estimate.requests:,} requests in {parts} parts,"
@@ -67,7 +67,7 @@ class DryRun(msgspec.Struct, frozen=True):
         return [
             rows,
             f"It would cost about {account_of(self.estimate)}; {list_price} without the batch discount",
-            *(f"Request {number}: {text}" for number, text in enumerate(self.first_requests)),
+            *(f"Request {number}: {_shown(text)}" for number, text in enumerate(self.first_requests)),
         ]
 
 
@@ -97,6 +97,10 @@ def dry_run(
             return DryRun(batch, estimate, reused, duplicates, _first_requests(scratch, batch))
         finally:
             store.close()
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}... ({len(text):,} characters)"
 
 
 def _first_requests(runtime: Runtime, batch: Batch) -> list[str]:

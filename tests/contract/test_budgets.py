@@ -248,8 +248,9 @@ def test_a_dry_run_leaves_nothing(open_runtime, emulator, store, tmp_path, provi
     assert told["usage"]["output_tokens"] == 1000
     tokens = told["usage"]["input_tokens"] + 1000
     assert Decimal(told["cost"]["batch"]) == usd(tokens * 10**6)
-    assert len(told["first_requests"]) == 3
-    assert "Sum up number 2" in told["first_requests"][2]
+    assert len(found.first_requests) == 3
+    assert "Sum up number 2" in found.lines()[-1]
+    assert "Sum up" not in str(told)
     text = "\n".join(found.lines())
     assert "10 rows: 10 requests in 3 parts" in text
     assert "as expected_output_tokens says" in text
@@ -292,3 +293,11 @@ def test_a_short_system_prompt_is_not_marked(emulator, store, tmp_path):
         assert mark not in line({"prompt": "x", "system": "Be brief. " * 900})
         assert mark in line({"prompt": "x"}, system="Be brief. " * 900)
         assert mark in line({"prompt": "x"}, system="Be brief.", cache_system=True)
+
+
+def test_a_long_request_is_shown_in_part(open_runtime, provider):
+    """A log is no place for a book."""
+    with open_runtime() as opened:
+        found = dry_run(priced(opened), [{"prompt": "word " * 1000}], defaults=defaults_of(provider))
+    assert len(found.lines()[-1]) < 2100
+    assert found.lines()[-1].endswith(" characters)")

@@ -156,7 +156,7 @@ def test_budget(run_dag):
     (ti,) = run.get_task_instances()
     assert ti.state == "skipped"
     told = ti.xcom_pull(task_ids="slogans", key="raif_estimate")
-    assert (told["rows"], told["usage"]["output_tokens"], len(told["first_requests"])) == (2, 4000, 2)
+    assert (told["rows"], told["requests"], told["usage"]["output_tokens"]) == (2, 2, 4000)
     assert 0.0001 < float(told["cost"]["batch"]) < 0.5
     run, _ = run_dag("budget", {"max_cost": 0.0001}, at=emulator)
     assert run.state == "failed"
