@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import pytest
-from sqlalchemy import func, select
 
-from airflow_raif.store import Store
+from airflow_raif.hooks.store import find_store_url
 from airflow_raif.store.migrate import upgrade
-from airflow_raif.store.tables import batch
 from tests.integration.test_example_dags import (  # noqa: F401 - tests and what they need
     run_dag,
     test_agent,
@@ -23,7 +19,7 @@ from tests.integration.test_example_dags import (  # noqa: F401 - tests and what
     test_nightly_docstrings,
     test_one_task,
     test_parquet,
-    test_the_second_night_of_ten_thousand_rows,
+    test_sql_to_sql,
     warehouse,
 )
 
@@ -36,6 +32,4 @@ def in_postgres(postgres, monkeypatch):
     address = postgres.create_database()
     upgrade(address)
     monkeypatch.setenv("AIRFLOW__RAIF__SQL_ALCHEMY_CONN", address)
-    yield
-    with closing(Store.open(address)) as store, store._transaction() as connection:
-        assert connection.scalar(select(func.count()).select_from(batch)) > 0
+    assert find_store_url() == (address, False)

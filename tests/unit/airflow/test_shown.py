@@ -11,6 +11,9 @@ from airflow_raif.cli.shown import counted, progress
 def test_long_work_shows_how_far_it_is_on_a_terminal_alone(capsys, monkeypatch, is_terminal):
     """On stderr, so that an answer in a pipe stays what it is; elsewhere nothing is written."""
     monkeypatch.setenv("TTY_COMPATIBLE", str(int(is_terminal)))
+    if is_terminal:
+        # What versions of rich before 14 look at.
+        monkeypatch.setenv("FORCE_COLOR", "1")
     with progress("Fetching results", 10) as on_rows:
         on_rows(4)
     written = capsys.readouterr()
