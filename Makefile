@@ -69,7 +69,7 @@ docs: setup
 
 # Beside what users would pick instead, in an environment of its own; ARGS=--quick takes two minutes and writes no page.
 bench:
-	$(MAKE) setup VENV=.venv-bench DEPENDENCY_GROUPS=bench
+	$(MAKE) setup VENV=.venv-bench DEPENDENCY_GROUPS="bench test"
 	.venv-bench/bin/python -m tests.benchmarks $(ARGS)
 
 # The README's pictures of the pages, drawn anew.
