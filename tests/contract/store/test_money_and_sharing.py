@@ -1,0 +1,68 @@
+"""Money that is reserved, and answers that are shared, on each database."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from threading import Barrier
+
+from airflow_raif.domain.batch import SHARED, EntryOutcome
+from airflow_raif.domain.rounds import RoundPolicy
+from airflow_raif.domain.usage import Cost
+from airflow_raif.store import NewBatch, NewPart
+
+NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
+SCOPE = b"s" * 16
+
+
+def make(store, name, scope=None):
+    return store.create_batch(
+        NewBatch(
+            batch_id=name, provider="openai", conn_id="c", model="m", endpoint="e", claim=None, spool_uri="s",
+            output_schema=None, metadata={}, round_policy=RoundPolicy(), answer_scope=scope, created_at=NOW,
+        )
+    )  # fmt: skip
+
+
+def test_one_of_many_who_ask_at_once_gets_what_is_left(store):
+    """The others are told what is taken; the next day there is as much again."""
+    batches, together = [make(store, f"b{n}") for n in range(4)], Barrier(4)
+
+    def ask(batch):
+        together.wait()
+        return store.reserve_cost(batch, 60, 100, NOW)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, batches))
+    assert sorted(found, key=str) == [60, 60, 60, None]
+    left = batches[found.index(60)]
+    assert store.reserve_cost(left, 60, 100, NOW + timedelta(days=1)) is None
+    assert store.get_batch(left.batch_id).estimated_cost == 60
+
+
+def answered(store, name, content):
+    """A batch whose first row has an answer, and whose second is the same as it."""
+    batch = make(store, name, SCOPE)
+    store.add_entries(batch, [(0, "a", 0, 0, 9, content)], [(1, "b", 1, 0, 9, content, 0, None, None, None)])
+    store.add_part(batch, NewPart(number=0, model="m", request_count=1, request_bytes=9))
+    store.add_part(batch, NewPart(number=1, model=SHARED, request_count=1, request_bytes=9, shared_at=NOW))
+    outcome = EntryOutcome(0, "completed", None, 0, 5, 7, None, Cost(3, 6))
+    assert store.record_outcomes(batch, [outcome]) == 1
+    assert store.hand_on_outcomes(batch, 0) == 1
+    store.keep_answers(batch, SCOPE, 0, NOW)
+    return store.get_batch(name)
+
+
+def test_answers_are_handed_on_and_found_again(store):
+    """A row that is the same costs nothing; the newest answer of a request is the one that is found."""
+    content = b"c" * 16
+    batch = answered(store, "first", content)
+    ((one, same),) = store.iter_entries(batch)
+    assert (same.status, same.result_part, same.result_offset, same.batch_cost) == ("completed", 0, 5, 0)
+    assert one.batch_cost == 3
+    assert store.count_shared(batch) == (0, 1)
+    answered(store, "second", content)
+    known = store.find_answers(SCOPE, [content, b"x" * 16], NOW - timedelta(seconds=1))
+    assert {each.batch_id for each in known.values()} == {"second"}
+    assert store.find_answers(SCOPE, [content], NOW) == {}
+    assert store.find_answers(b"t" * 16, [content], NOW - timedelta(seconds=1)) == {}
