@@ -53,8 +53,12 @@ class KnownAnswers:
     def _read(self, known: Iterable[KnownAnswer]) -> Iterable[tuple[bytes, bytes]]:
         # In the order of the files each is opened once.
         for each in sorted(known, key=lambda each: (each.batch_id, each.part_number, each.offset)):
-            if (file := self._open(each.batch_id, each.part_number)) is not None:
-                yield each.content_hash, os.pread(file[1], each.length, each.offset)
+            if (file := self._open(each.batch_id, each.part_number)) is None:
+                continue
+            raw = os.pread(file[1], each.length, each.offset)
+            # A file that was cut off has no answer; its rows are sent.
+            if len(raw) == each.length:
+                yield each.content_hash, raw
 
     def _open(self, batch_id: str, part_number: int) -> tuple[ExitStack, int] | None:
         key = (batch_id, part_number)

@@ -59,9 +59,15 @@ def keep(connection: Connection, batch_key: int, scope: bytes, part_number: int,
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     mine = (
         select(
-            literal(scope, LargeBinary), entry.c.content_hash, entry.c.batch_key, entry.c.idx, literal(at, UtcDateTime)
+            literal(scope, LargeBinary),
+            entry.c.content_hash,
+            entry.c.batch_key,
+            # Of rows that were sent though they are the same, one.
+            func.max(entry.c.idx),
+            literal(at, UtcDateTime),
         )
         .where(entry.c.batch_key == batch_key, entry.c.result_part == part_number, *_is_answer)
+        .group_by(entry.c.content_hash, entry.c.batch_key)
         # In the order of the index, which many rows go into; and two batches do not wait for each other.
         .order_by(entry.c.content_hash)
     )

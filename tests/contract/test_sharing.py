@@ -246,6 +246,16 @@ def test_a_spool_that_lost_its_files(provider, runtime, tmp_path, caplog):
     assert f"Answers of batch {first.batch_id} are not taken again" in caplog.text
 
 
+def test_a_spool_whose_file_was_cut_off(provider, runtime, tmp_path):
+    """What is left of an answer is none."""
+    first = run(runtime, said("a", "b"), REUSE, "monday")
+    place = tmp_path / "spool" / first.batch_id / "part-00000.results.jsonl"
+    place.write_bytes(place.read_bytes()[:50])
+    second = run(runtime, said("a", "b"), REUSE, "tuesday")
+    assert [row["status"] for row in results(runtime, second, tmp_path)] == ["completed"] * 2
+    assert manifest_of(runtime, second)["reused"] == 0
+
+
 def test_parts_applied_by_themselves(runtime, provider, emulator, tmp_path):
     """Each row is in one file, whichever part it hangs on, rounds included."""
     run(runtime, said("x", "y"), REUSE, "monday")

@@ -66,3 +66,15 @@ def test_answers_are_handed_on_and_found_again(store):
     assert {each.batch_id for each in known.values()} == {"second"}
     assert store.find_answers(SCOPE, [content], NOW) == {}
     assert store.find_answers(b"t" * 16, [content], NOW - timedelta(seconds=1)) == {}
+
+
+def test_rows_that_are_the_same_and_were_sent_each(store):
+    """One of their answers is kept."""
+    batch = make(store, "each", SCOPE)
+    content = b"c" * 16
+    store.add_entries(batch, [(n, f"row {n}", 0, n * 9, 9, content) for n in range(3)])
+    store.add_part(batch, NewPart(number=0, model="m", request_count=3, request_bytes=27))
+    store.record_outcomes(batch, [EntryOutcome(n, "completed", None, 0, n * 7, 7, None, Cost(3, 6)) for n in range(3)])
+    for _ in range(2):
+        store.keep_answers(batch, SCOPE, 0, NOW)
+    assert list(store.find_answers(SCOPE, [content], NOW - timedelta(seconds=1))) == [content]
