@@ -104,9 +104,12 @@ def test_wrong_input_leaves_no_link(emulator, providers, context):
     assert context["pushed"] == {"raif_batch_id": None, PAGE: None}
 
 
-def test_links_of_a_serialized_dag():
+def test_links_of_a_serialized_dag(monkeypatch):
     """Airflow's pages know both links of every operator, mapped and decorated ones too."""
     from airflow.serialization.serialized_objects import DagSerialization
+
+    # The API server reads links, a scheduler does not; this one flag of the process is of whoever read a DAG last.
+    monkeypatch.setattr(DagSerialization, "_load_operator_extra_links", True)
 
     @raif_batch_task(**OPENAI)
     def decorated():
