@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
 from airflow_raif.emulator.server import EmulatorServer
 from tests.support import base_url
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_execution_api() -> Iterator[None]:
+    """Let ``dag.test()`` make its API server once, as Airflow 3.3 does: 3.2 takes two seconds to for each task."""
+    from airflow.sdk.execution_time import supervisor
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supervisor, "in_process_api_server", lru_cache(maxsize=1)(supervisor.in_process_api_server))
+        yield
 
 
 @pytest.fixture(scope="session")
