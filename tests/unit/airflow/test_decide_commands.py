@@ -173,7 +173,7 @@ def test_resume_of_a_create_that_made_nothing(world, raif_store, command):
     assert world.state.creates["openai"] == 0
 
 
-def test_resume_makes_a_cancel_again_and_fetches_what_ended(world, raif_store, command):
+def test_resume_makes_a_cancel_again_and_fetches_what_ended(world, raif_store, command, no_backoff):
     """What was not heard is said again."""
     batch = submitted()
     world.state.faults.http.append(HttpFault(route="openai.batches.cancel", status=500, times=-1))
