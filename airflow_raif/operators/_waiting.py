@@ -166,7 +166,7 @@ class Patience:
 
         share = advance_part(runtime, batch.batch_id, number)
         if not share.is_fetched:
-            fetch_batch_status(runtime, batch.batch_id, share.numbers)
+            fetch_batch_status(runtime, batch.batch_id, None if share.part.is_shared else share.numbers)
             share = advance_part(runtime, batch.batch_id, number)
         if not share.is_fetched and time() >= self.end_time(share.batch):
             self._give_up(runtime, share.batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
@@ -126,6 +127,7 @@ class WaitForBatchSensor(EndsItsBatch, ShowsItsBatch, BaseSensorOperator):
         from airflow_raif.services.manifest import manifest_of
 
         if self.returns == "parts":
-            return [part.number for part in batch.first_parts]
+            # Those who apply rows that are the same as others find these done by then.
+            return [part.number for part in sorted(batch.first_parts, key=attrgetter("is_shared"))]
         self._manifest = manifest_of(runtime, batch)
         return self._manifest

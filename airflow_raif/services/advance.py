@@ -64,7 +64,7 @@ def advance_part(runtime: Runtime, batch_id: str, number: int, *, may_repeat: bo
 
     Each part has rounds of its own, so that those who work on different parts need not wait for each other.
 
-    A batch whose rows take answers of others is brought forward as a whole instead.
+    Rows that take answers of others wait for all of these, so all parts are brought forward for them.
 
     :return: the part's rows: fetched if nothing is left to do, otherwise waiting at the provider in a round.
     :raises InvalidBatchError: the batch has no such part, or it has not ended.
@@ -72,9 +72,8 @@ def advance_part(runtime: Runtime, batch_id: str, number: int, *, may_repeat: bo
     """
     while True:
         share = find_share(runtime, batch_id, number)
-        if share.batch.has_shared_rows:
-            advance_batch(runtime, batch_id, may_repeat=may_repeat)
-            return find_share(runtime, batch_id, number)
+        if share.part.is_shared:
+            return _advance_shared(runtime, share, may_repeat)
         if not share.part.status.is_terminal:
             raise InvalidBatchError(
                 f"part {number} of batch {batch_id} is {share.part.status} and has not ended; wait for the batch first"
@@ -94,6 +93,16 @@ def advance_part(runtime: Runtime, batch_id: str, number: int, *, may_repeat: bo
         is_open = open_round(runtime, batch, share)
         if not is_open and len(runtime.store.get_batch(batch_id).parts) == len(batch.parts):
             return find_share(runtime, batch_id, number)
+
+
+def _advance_shared(runtime: Runtime, share: Share, may_repeat: bool) -> Share:
+    batch_id, number = share.batch.batch_id, share.part.number
+    # Those who work on the parts beside this began with the first ones.
+    for part in reversed(share.batch.first_parts):
+        if not part.is_shared:
+            advance_part(runtime, batch_id, part.number, may_repeat=may_repeat)
+    fetch_ended_parts(runtime, batch_id, [number])
+    return find_share(runtime, batch_id, number)
 
 
 def _submit_round(runtime: Runtime, batch: Batch, pending: Sequence[Part]) -> None:

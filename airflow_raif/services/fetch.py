@@ -90,10 +90,6 @@ def fetch_ended_parts(runtime: Runtime, batch_id: str, numbers: Collection[int] 
     if isinstance(reader, ConfigurationError):
         raise reader
     batch = runtime.store.mark_fetched(batch, runtime.clock())
-    if batch.results_fetched_at is not None and batch.answer_scope is not None:
-        for part in batch.parts:
-            if part.is_shared:
-                runtime.store.renew_answers(batch, batch.answer_scope, part.number)
     numbers = {part.number for part in wanted if not part.is_shared}
     for part in batch.parts:
         if part.number in numbers and part.results_fetched_at is not None:

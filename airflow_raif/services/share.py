@@ -27,8 +27,8 @@ class Share:
     @property
     def is_fetched(self) -> bool:
         """Whether every row is completed or failed."""
-        if self.batch.has_shared_rows:
-            # Some may be the same as rows of other parts.
+        if self.part.is_shared:
+            # Its rows are the same as some of other parts.
             return self.batch.results_fetched_at is not None
         return all(each.results_fetched_at is not None for each in self.parts)
 

@@ -74,12 +74,12 @@ def find_by_claim(connection: Connection, claim: Claim) -> Batch | None:
     return found[0] if found else None
 
 
-def mark_fetched(connection: Connection, batch: Batch, at: datetime) -> None:
-    """Sum up usage and cost, and stamp once that every result was fetched, if that is so."""
+def mark_fetched(connection: Connection, batch: Batch, at: datetime) -> bool:
+    """Sum up usage and cost, and stamp once that every result was fetched, if that is so; return whether it was."""
     unfetched = select(part_table.c.id).where(
         part_table.c.batch_key == batch.id, part_table.c.results_fetched_at.is_(None)
     )
-    connection.execute(
+    stamped = connection.execute(
         update(batch_table)
         .where(
             batch_table.c.id == batch.id,
@@ -89,6 +89,14 @@ def mark_fetched(connection: Connection, batch: Batch, at: datetime) -> None:
         )
         .values(**entries.batch_sums(connection, batch.id), results_fetched_at=at)
     )
+    return bool(stamped.rowcount)
+
+
+def is_fetched_since(connection: Connection, batch: Batch) -> bool:
+    """Whether no round was opened since a batch was read, all of whose results were fetched."""
+    columns = batch_table.c
+    where = (columns.id == batch.id, columns.results_fetched_at == batch.results_fetched_at)
+    return connection.scalar(select(columns.id).where(*where)) is not None
 
 
 def mark_applied(connection: Connection, batch: Batch, result_uri: str, at: datetime) -> bool:

@@ -227,6 +227,12 @@ def count(connection: Connection, batch_key: int, rows: PartRows | None = None) 
     return EntryCounts(**totals, reasons=reasons)
 
 
+def count_same(connection: Connection, batch_key: int) -> dict[str, int]:
+    """Count the entries that are the same as others of their batch, by status."""
+    statement = select(entry.c.status, func.count()).where(entry.c.batch_key == batch_key, entry.c.same_as.is_not(None))
+    return {status: number for status, number in connection.execute(statement.group_by(entry.c.status))}
+
+
 def tally(connection: Connection, batch_key: int) -> list[EntryTally]:
     """Add entries up by part, status and reason; those that take the answer of another are not sent, and not in it."""
     keys = (entry.c.part_number, entry.c.status, entry.c.reason)

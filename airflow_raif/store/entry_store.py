@@ -104,11 +104,6 @@ class EntryStore(Database):
         with self._transaction() as connection:
             answers.keep(connection, batch.id, scope, part_number, at)
 
-    def renew_answers(self, batch: Batch, scope: bytes, part_number: int) -> None:
-        """Let the answers that a part's rows took from earlier batches be found in this one."""
-        with self._transaction() as connection:
-            answers.renew(connection, batch.id, scope, part_number)
-
     def find_answers(self, scope: bytes, hashes: Sequence[bytes], answered_after: datetime) -> dict[bytes, KnownAnswer]:
         """Return the answers that earlier batches got since a time, by the hashes of their requests."""
         with self._transaction() as connection:

@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, bindparam, case, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, insert, or_, select, true, update
 
 from airflow_raif.domain.batch import CANCEL_REQUESTED, SHARED, Batch, Part, PartState, says_canceling
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.queue import Refusal
-from airflow_raif.domain.status import TERMINAL, BatchStatus, can_move, combine
+from airflow_raif.domain.status import TERMINAL, BatchStatus, EntryStatus, can_move, combine
 from airflow_raif.store import entries, queue
 from airflow_raif.store.records import NewPart, WaitingPart, chunks, kept_text, part_of
 from airflow_raif.store.tables import among
@@ -38,7 +38,7 @@ def reopen(connection: Connection, batch: Batch, part: Part | None = None) -> bo
 
     Where its results went before stays known: to deliver them may have changed what the batch was made of.
 
-    :param part: only its rows are repeated, and only its results need be there.
+    :param part: only its rows are repeated, with those that are the same, and only its results need be there.
     :return: False: it was reopened, got a part or lost its spool since ``batch`` was read.
     """
     parts = select(func.count()).where(part_table.c.batch_key == batch.id).scalar_subquery()
@@ -60,8 +60,9 @@ def reopen(connection: Connection, batch: Batch, part: Part | None = None) -> bo
     )
     if not connection.execute(statement).rowcount:
         return False
-    repeated = part_table.c.id == part.id if part else part_table.c.batch_key == batch.id
-    connection.execute(update(part_table).where(repeated).values(applied_at=None))
+    repeated = or_(part_table.c.id == part.id, part_table.c.model == SHARED) if part else true()
+    of_batch = part_table.c.batch_key == batch.id
+    connection.execute(update(part_table).where(of_batch, repeated).values(applied_at=None))
     return True
 
 
@@ -358,20 +359,21 @@ def count_outcomes(connection: Connection, batch_key: int) -> None:
     """Write how many entries of a batch are completed and failed, which follows from what was fetched of its parts.
 
     An entry that completed stays in its part; what else is in a part that was fetched, or left it for a round, failed.
-    Those that take answers of others are there when the others are, and have to be counted one by one.
+    Those that take answers of earlier batches completed; those that are the same as others have to be counted.
     """
     # In a statement of its own, so that the next one sees what whoever had the lock wrote.
     _lock_batches(connection, [batch_key])
     columns = part_table.c
-    first = func.sum(case((columns.round == 0, columns.request_count), else_=0))
+    first = func.sum(case((and_(columns.round == 0, columns.model != SHARED), columns.request_count), else_=0))
     pending = func.sum(case((columns.results_fetched_at.is_(None), columns.request_count), else_=0))
-    shared = func.sum(case((columns.model == SHARED, 1), else_=0))
+    shared = func.sum(case((columns.model == SHARED, columns.request_count), else_=0))
     totals = select(func.sum(columns.completed_count), first, pending, shared).where(columns.batch_key == batch_key)
-    completed, of_all, left, is_shared = (int(total or 0) for total in connection.execute(totals).one())
+    completed, of_all, left, of_shared = (int(total or 0) for total in connection.execute(totals).one())
     failed = of_all - completed - left
-    if is_shared:
-        counts = entries.count(connection, batch_key)
-        completed, failed = counts.completed, counts.failed
+    if of_shared:
+        same = entries.count_same(connection, batch_key)
+        completed += of_shared - sum(same.values()) + same.get(EntryStatus.COMPLETED, 0)
+        failed += same.get(EntryStatus.FAILED, 0)
     statement = update(batch_table).where(batch_table.c.id == batch_key)
     connection.execute(statement.values(completed_count=completed, failed_count=failed))
 

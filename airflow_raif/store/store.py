@@ -123,9 +123,15 @@ class Store(EntryStore, MonitorStore, UpkeepStore):
         self._update_batch(batch_id, error=kept_text(message))
 
     def mark_fetched(self, batch: Batch, at: datetime) -> Batch:
-        """Sum up usage and cost, and stamp once that every result was fetched, if that is so."""
+        """Sum up usage and cost, and stamp once that every result was fetched, if that is so.
+
+        Answers that it took from earlier batches are found in this one from then on.
+        """
         with self._transaction() as connection:
-            batches.mark_fetched(connection, batch, at)
+            if batches.mark_fetched(connection, batch, at) and batch.answer_scope is not None:
+                for part in batch.parts:
+                    if part.is_shared:
+                        answers.renew(connection, batch.id, batch.answer_scope, part.number)
             return batches.get(connection, batch.batch_id)
 
     def note_result(self, batch: Batch, result_uri: str) -> None:
@@ -310,6 +316,9 @@ class Store(EntryStore, MonitorStore, UpkeepStore):
             # Whoever opens a round, or applies another part, waits for this.
             connection.execute(select(batch_table.c.id).where(batch_table.c.id == batch.id).with_for_update())
             if entries.parts_of(connection, batch.id, rows) != set(numbers):
+                return False
+            if part.is_shared and not batches.is_fetched_since(connection, batch):
+                # What its rows took may have gone out again.
                 return False
             folder_uri = result_uri.rpartition("/")[0]
             parts.mark_applied(connection, batch, part, result_uri, folder_uri, at, ends_batch)

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from airflow_raif.domain.batch import Claim
-from airflow_raif.domain.errors import FailedBatchError, InputChangedError, InvalidRequestError
+from airflow_raif.domain.errors import FailedBatchError, InputChangedError, InvalidBatchError, InvalidRequestError
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.sharing import Sharing
 from airflow_raif.domain.status import BatchStatus
@@ -22,6 +22,7 @@ from airflow_raif.services.manifest import manifest_of
 from airflow_raif.services.outcome import check_outcome
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.retain import delete_spool
+from airflow_raif.services.retry import retry_failed
 from airflow_raif.services.start import start_batch
 from tests.support import ANSWER, CLAIM, MODELS, PROVIDERS, defaults_of, folder, read_rows, runtime_of
 
@@ -274,6 +275,56 @@ def test_parts_applied_by_themselves(runtime, provider, emulator, tmp_path):
     assert sorted(row["shelf"] for row in found) == list(range(10))
     assert {row["status"] for row in found} == {"completed"}
     assert runtime.store.get_batch(batch.batch_id).applied_at is not None
+
+
+def test_a_part_leaves_the_others_alone_though_rows_are_shared(runtime, tmp_path):
+    """Those who work on different parts do not do each other's work; the rows that hang on several come last."""
+    batch = start(runtime, said("a", "b", "c", "d", "e", "f", "g", "h", "a", "h"))
+    fetch_batch_status(runtime, batch.batch_id)
+    batch = advance_batch(runtime, batch.batch_id, may_fetch=False)
+    first, second, shared = sorted(batch.first_parts, key=lambda part: part.is_shared)
+    assert shared.is_shared
+    share = advance_part(runtime, batch.batch_id, second.number)
+    assert share.is_fetched
+    fetched = {part.number for part in share.batch.parts if part.results_fetched_at is not None}
+    assert fetched == {second.number, shared.number}
+    with pytest.raises(InvalidBatchError, match=f"results of part {shared.number} .* were not fetched"):
+        apply_part(runtime, batch.batch_id, shared.number, folder(tmp_path / "out"))
+    share = apply_part(runtime, batch.batch_id, second.number, folder(tmp_path / "out"))
+    assert [row["shelf"] for row in read_rows(share.part.result_uri)] == [4, 5, 6, 7]
+    assert (share.batch.completed_count, share.batch.failed_count) == (5, 0)
+    assert advance_part(runtime, batch.batch_id, shared.number).is_fetched
+    share = apply_part(runtime, batch.batch_id, shared.number, folder(tmp_path / "out"))
+    assert [row["shelf"] for row in read_rows(share.part.result_uri)] == [8, 9]
+    assert runtime.store.get_batch(batch.batch_id).applied_at is None
+    apply_part(runtime, batch.batch_id, first.number, folder(tmp_path / "out"))
+    applied = runtime.store.get_batch(batch.batch_id)
+    assert applied.applied_at is not None
+    assert (applied.completed_count, applied.failed_count) == (10, 0)
+
+
+def test_rows_that_went_out_again_while_their_doubles_were_written(runtime, emulator, tmp_path, monkeypatch):
+    """The doubles are written once more, with what came of it."""
+    emulator.state.faults.rows.append(RowFault(kind="errored", rows=[0], batches=1))
+    batch = start(runtime, said("a", "b", "a"))
+    fetch_batch_status(runtime, batch.batch_id)
+    batch = advance_batch(runtime, batch.batch_id, may_fetch=False)
+    first, shared = sorted(batch.first_parts, key=lambda part: part.is_shared)
+    assert advance_part(runtime, batch.batch_id, shared.number).is_fetched
+    mark, seen = runtime.store.mark_part_applied, []
+
+    def mark_after_a_retry(*args):
+        if not seen:
+            seen.append(read_rows(args[4])[0]["status"])
+            retry_failed(runtime, batch.batch_id)
+            finish(runtime, advance_batch(runtime, batch.batch_id))
+        return mark(*args)
+
+    monkeypatch.setattr(runtime.store, "mark_part_applied", mark_after_a_retry)
+    share = apply_part(runtime, batch.batch_id, shared.number, folder(tmp_path / "out"))
+    assert seen == ["failed"]
+    assert [(row["shelf"], row["status"]) for row in read_rows(share.part.result_uri)] == [(2, "completed")]
+    assert share.batch.failed_count == 0
 
 
 def broken_off(given, after):
