@@ -76,8 +76,9 @@ class Part(msgspec.Struct, kw_only=True):
     model: str
     request_count: int
     request_bytes: int
-    #: The first row of its requests.
+    #: The first and the last row of its requests; in between may be rows of other parts.
     first_row: int | None = None
+    last_row: int | None = None
     #: Fingerprint of the input up to its end, by which an attempt that reads the input again knows it, and how many
     #: rows that are.
     digest: str | None = None

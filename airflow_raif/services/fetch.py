@@ -164,11 +164,11 @@ def _read_part(runtime: Runtime, batch: Batch, part: Part, answers: AnswerReader
         # Any of them may be its answer, or the end of results that were cut off: sent again, it may be paid twice.
         message += f"; it is not sent again, since {reader.oddities[_UNREAD]} lines of the results cannot be read"
         is_repeatable = False
-    missing = runtime.store.fail_without_result(batch, part.number, reason.value, message, is_repeatable=is_repeatable)
+    missing = runtime.store.fail_without_result(batch, part, reason.value, message, is_repeatable=is_repeatable)
     if batch.has_shared_rows:
-        runtime.store.hand_on_outcomes(batch, part.number)
+        runtime.store.hand_on_outcomes(batch, part)
     if batch.answer_scope is not None:
-        runtime.store.keep_answers(batch, batch.answer_scope, part.number, runtime.clock())
+        runtime.store.keep_answers(batch, batch.answer_scope, part, runtime.clock())
     runtime.store.mark_part_fetched(batch, part, runtime.clock())
     if missing:
         runtime.on_rows(missing)

@@ -75,6 +75,7 @@ class _OpenPart:
     first_row: int | None
     file: IO[bytes]
     close: ExitStack
+    last_line: bytes = b""
     count: int = 0
     size: int = 0
     embedding_inputs: int = 0
@@ -135,6 +136,7 @@ class PartFiles:
         offset = part.size
         part.file.write(line)
         part.file.write(b"\n")
+        part.last_line = line
         part.count += 1
         part.size += size
         part.embedding_inputs += embedding_inputs
@@ -159,6 +161,7 @@ class PartFiles:
                 round=self.round,
                 model=part.model,
                 first_row=part.first_row,
+                last_row=row_of(part.last_line),
                 request_count=part.count,
                 request_bytes=part.size,
             )

@@ -8,11 +8,13 @@ from datetime import datetime
 from sqlalchemy import Connection, LargeBinary, delete, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from airflow_raif.domain.batch import SHARED
+from airflow_raif.domain.batch import SHARED, Part
 from airflow_raif.domain.status import EntryStatus
+from airflow_raif.store.entries import among_rows_of
 from airflow_raif.store.records import KnownAnswer, chunks
-from airflow_raif.store.tables import UtcDateTime, answer, entry, part
+from airflow_raif.store.tables import UtcDateTime, answer, entry
 from airflow_raif.store.tables import batch as batch_table
+from airflow_raif.store.tables import part as part_table
 
 _answer = answer.c
 _is_answer = (
@@ -22,7 +24,7 @@ _is_answer = (
 )
 
 
-def hand_on(connection: Connection, batch_key: int, part_number: int) -> int:
+def hand_on(connection: Connection, batch_key: int, part: Part) -> int:
     """Give every row that is the same as one of a part what became of that one; it costs nothing again."""
     first = entry.alias("first")
     shared = ("status", "reason", "error", "result_part", "result_offset", "result_length")
@@ -31,9 +33,10 @@ def hand_on(connection: Connection, batch_key: int, part_number: int) -> int:
         .where(
             entry.c.batch_key == batch_key,
             entry.c.same_as.is_not(None),
+            *among_rows_of(part, entry.c.same_as),
             first.c.batch_key == batch_key,
             first.c.idx == entry.c.same_as,
-            first.c.part_number == part_number,
+            first.c.part_number == part.number,
             first.c.status != EntryStatus.PENDING.value,
         )
         .values({name: first.c[name] for name in shared})
@@ -54,7 +57,7 @@ def take_back(connection: Connection, batch_key: int) -> None:
     connection.execute(statement.values(status=EntryStatus.PENDING.value, reason=None, error=None))
 
 
-def keep(connection: Connection, batch_key: int, scope: bytes, part_number: int, at: datetime) -> None:
+def keep(connection: Connection, batch_key: int, scope: bytes, part: Part, at: datetime) -> None:
     """Note the answers that came with a part for later batches, in place of older ones."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     mine = (
@@ -66,7 +69,12 @@ def keep(connection: Connection, batch_key: int, scope: bytes, part_number: int,
             func.max(entry.c.idx),
             literal(at, UtcDateTime),
         )
-        .where(entry.c.batch_key == batch_key, entry.c.result_part == part_number, *_is_answer)
+        .where(
+            entry.c.batch_key == batch_key,
+            *among_rows_of(part),
+            entry.c.result_part == part.number,
+            *_is_answer,
+        )
         .group_by(entry.c.content_hash, entry.c.batch_key)
         # In the order of the index, which many rows go into; and two batches do not wait for each other.
         .order_by(entry.c.content_hash)
@@ -81,13 +89,14 @@ def keep(connection: Connection, batch_key: int, scope: bytes, part_number: int,
     )
 
 
-def renew(connection: Connection, batch_key: int, scope: bytes, part_number: int) -> None:
+def renew(connection: Connection, batch_key: int, scope: bytes, part: Part) -> None:
     """Let the answers that a part's rows took be found in their own batch, which is kept longer; their age stays."""
     statement = update(answer).where(
         _answer.scope == scope,
         _answer.content_hash == entry.c.content_hash,
         entry.c.batch_key == batch_key,
-        entry.c.part_number == part_number,
+        *among_rows_of(part),
+        entry.c.part_number == part.number,
         *_is_answer,
     )
     connection.execute(statement.values(batch_key=entry.c.batch_key, idx=entry.c.idx))
@@ -121,7 +130,8 @@ def find(
 
 def count(connection: Connection, batch_key: int) -> tuple[int, int]:
     """Count the rows of a batch that took answers of earlier ones, and those that are the same as others."""
-    numbers = select(part.c.number).where(part.c.batch_key == batch_key, part.c.model == SHARED)
+    columns = part_table.c
+    numbers = select(columns.number).where(columns.batch_key == batch_key, columns.model == SHARED)
     statement = select(func.count(), func.count(entry.c.same_as)).where(
         entry.c.batch_key == batch_key, entry.c.part_number.in_(numbers)
     )

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Label, Table, case, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from airflow_raif.domain.batch import EntryOutcome
+from airflow_raif.domain.batch import EntryOutcome, Part
 from airflow_raif.domain.errors import DuplicateCustomIdError, InputChangedError, InvalidBatchError
 from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.status import EntryStatus
@@ -23,7 +23,8 @@ from airflow_raif.store.records import (
     chunks,
     kept_text,
 )
-from airflow_raif.store.tables import among, entry, part
+from airflow_raif.store.tables import among, entry
+from airflow_raif.store.tables import part as part_table
 
 #: An entry's (index, custom_id, part number, offset and length of its request in the part's file, content hash where
 #: its answer is kept for later batches).
@@ -167,19 +168,29 @@ def _worth(outcome: EntryOutcome) -> int:
 
 
 def fail_pending(
-    connection: Connection, batch_key: int, part_number: int, reason: str, message: str, *, is_repeatable: bool
+    connection: Connection, batch_key: int, part: Part, reason: str, message: str, *, is_repeatable: bool
 ) -> int:
     """Fail every pending entry of a part; return how many there were."""
     statement = (
         update(entry)
         .where(
             entry.c.batch_key == batch_key,
-            entry.c.part_number == part_number,
+            *among_rows_of(part),
+            entry.c.part_number == part.number,
             entry.c.status == EntryStatus.PENDING.value,
         )
         .values(status=EntryStatus.FAILED.value, reason=reason, error=kept_text(message), is_repeatable=is_repeatable)
     )
     return connection.execute(statement).rowcount
+
+
+def among_rows_of(part: Part, column: ColumnElement[int] = entry.c.idx) -> list[ColumnElement[bool]]:
+    """Return what holds for every row that is or was in a part, so that a database need not look at all of a batch.
+
+    :param column: where the row's index is.
+    """
+    first = [column >= part.first_row] if part.first_row is not None else []
+    return [*first, column <= part.last_row] if part.last_row is not None else first
 
 
 def _of(batch_key: int, rows: PartRows | None) -> list[ColumnElement[bool]]:
@@ -230,7 +241,8 @@ def count(connection: Connection, batch_key: int, rows: PartRows | None = None) 
 def count_same(connection: Connection, batch_key: int) -> dict[str, int]:
     """Count the entries that are the same as others of their batch, by status."""
     statement = select(entry.c.status, func.count()).where(entry.c.batch_key == batch_key, entry.c.same_as.is_not(None))
-    return {status: number for status, number in connection.execute(statement.group_by(entry.c.status))}
+    rows = connection.execute(statement.group_by(entry.c.status)).all()
+    return {status: int(number) for status, number in rows}
 
 
 def tally(connection: Connection, batch_key: int) -> list[EntryTally]:
@@ -244,11 +256,11 @@ def tally(connection: Connection, batch_key: int) -> list[EntryTally]:
     return [EntryTally(*row[:3], *(int(value or 0) for value in row[3:])) for row in found]
 
 
-def part_sums(connection: Connection, batch_key: int, part_number: int) -> dict[str, Any]:
+def part_sums(connection: Connection, batch_key: int, part: Part) -> dict[str, Any]:
     """Sum usage, cost and answers of the results that came with a part, as values of its row."""
-    where = (entry.c.batch_key == batch_key, entry.c.result_part == part_number)
+    where = (entry.c.batch_key == batch_key, *among_rows_of(part), entry.c.result_part == part.number)
     # Not those of other parts that took an answer of it.
-    is_own = (entry.c.status == _COMPLETED) & (entry.c.part_number == part_number)
+    is_own = (entry.c.status == _COMPLETED) & (entry.c.part_number == part.number)
     completed = func.sum(case((is_own, 1), else_=0)).label("completed_count")
     return _sums(connection, entry, *where, counts=(completed,))
 
@@ -260,7 +272,7 @@ def row_sums(connection: Connection, batch_key: int, rows: PartRows) -> dict[str
 
 def batch_sums(connection: Connection, batch_key: int) -> dict[str, Any]:
     """Sum usage and cost of a batch's parts, as values of its row; paid answers that a round replaced count, too."""
-    return _sums(connection, part, part.c.batch_key == batch_key)
+    return _sums(connection, part_table, part_table.c.batch_key == batch_key)
 
 
 def _sums(

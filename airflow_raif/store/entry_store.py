@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sqlalchemy.exc import IntegrityError
 
-from airflow_raif.domain.batch import Batch, EntryOutcome
+from airflow_raif.domain.batch import Batch, EntryOutcome, Part
 from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.usage import Cost, Usage
 from airflow_raif.store import answers, entries, spooling
@@ -44,12 +44,10 @@ class EntryStore(Database):
         with self._transaction() as connection:
             return entries.record(connection, batch.id, outcomes)
 
-    def fail_without_result(
-        self, batch: Batch, part_number: int, reason: str, message: str, *, is_repeatable: bool
-    ) -> int:
+    def fail_without_result(self, batch: Batch, part: Part, reason: str, message: str, *, is_repeatable: bool) -> int:
         """Fail every entry of a part that has no result; return how many there were."""
         with self._transaction() as connection:
-            return entries.fail_pending(connection, batch.id, part_number, reason, message, is_repeatable=is_repeatable)
+            return entries.fail_pending(connection, batch.id, part, reason, message, is_repeatable=is_repeatable)
 
     def iter_repeatable(
         self, batch: Batch, wanted: Selection, rows: PartRows | None = None, *, size: int = 2000
@@ -94,15 +92,15 @@ class EntryStore(Database):
         with self._transaction() as connection:
             return entries.part_numbers(connection, batch.id, start, size)
 
-    def hand_on_outcomes(self, batch: Batch, part_number: int) -> int:
+    def hand_on_outcomes(self, batch: Batch, part: Part) -> int:
         """Give every row that is the same as one of a part what became of that one; return how many there are."""
         with self._transaction() as connection:
-            return answers.hand_on(connection, batch.id, part_number)
+            return answers.hand_on(connection, batch.id, part)
 
-    def keep_answers(self, batch: Batch, scope: bytes, part_number: int, at: datetime) -> None:
+    def keep_answers(self, batch: Batch, scope: bytes, part: Part, at: datetime) -> None:
         """Note the answers that came with a part for later batches."""
         with self._transaction() as connection:
-            answers.keep(connection, batch.id, scope, part_number, at)
+            answers.keep(connection, batch.id, scope, part, at)
 
     def find_answers(self, scope: bytes, hashes: Sequence[bytes], answered_after: datetime) -> dict[bytes, KnownAnswer]:
         """Return the answers that earlier batches got since a time, by the hashes of their requests."""

@@ -85,8 +85,9 @@ class NewPart(msgspec.Struct, kw_only=True, frozen=True):
     number: int
     round: int = 0
     model: str
-    #: The first row of its requests.
+    #: The first and the last row of its requests.
     first_row: int | None = None
+    last_row: int | None = None
     request_count: int
     request_bytes: int
     digest: str | None = None

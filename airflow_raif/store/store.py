@@ -131,7 +131,7 @@ class Store(EntryStore, MonitorStore, UpkeepStore):
             if batches.mark_fetched(connection, batch, at) and batch.answer_scope is not None:
                 for part in batch.parts:
                     if part.is_shared:
-                        answers.renew(connection, batch.id, batch.answer_scope, part.number)
+                        answers.renew(connection, batch.id, batch.answer_scope, part)
             return batches.get(connection, batch.batch_id)
 
     def note_result(self, batch: Batch, result_uri: str) -> None:
@@ -354,7 +354,7 @@ class Store(EntryStore, MonitorStore, UpkeepStore):
             connection.execute(
                 update(part_table)
                 .where(part_table.c.id == part.id, part_table.c.results_fetched_at.is_(None))
-                .values(**entries.part_sums(connection, batch.id, part.number), results_fetched_at=at)
+                .values(**entries.part_sums(connection, batch.id, part), results_fetched_at=at)
             )
             parts.count_outcomes(connection, batch.id)
 

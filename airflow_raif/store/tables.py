@@ -166,6 +166,7 @@ part = Table(
     Column("expires_at", UtcDateTime),
     Column("results_fetched_at", UtcDateTime),
     Column("first_row", BigInteger),
+    Column("last_row", BigInteger),
     Column("result_uri", Text),
     Column("applied_at", UtcDateTime),
     Index("uq_raif_part_batch_key_number", "batch_key", "number", unique=True),

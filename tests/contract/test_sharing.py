@@ -309,7 +309,7 @@ def test_rows_that_went_out_again_while_their_doubles_were_written(runtime, emul
     batch = start(runtime, said("a", "b", "a"))
     fetch_batch_status(runtime, batch.batch_id)
     batch = advance_batch(runtime, batch.batch_id, may_fetch=False)
-    first, shared = sorted(batch.first_parts, key=lambda part: part.is_shared)
+    shared = next(part for part in batch.first_parts if part.is_shared)
     assert advance_part(runtime, batch.batch_id, shared.number).is_fetched
     mark, seen = runtime.store.mark_part_applied, []
 

@@ -48,8 +48,8 @@ def answered(store, name, content):
     store.add_part(batch, NewPart(number=1, model=SHARED, request_count=1, request_bytes=9, shared_at=NOW))
     outcome = EntryOutcome(0, "completed", None, 0, 5, 7, None, Cost(3, 6))
     assert store.record_outcomes(batch, [outcome]) == 1
-    assert store.hand_on_outcomes(batch, 0) == 1
-    store.keep_answers(batch, SCOPE, 0, NOW)
+    assert store.hand_on_outcomes(batch, store.get_batch(batch.batch_id).parts[0]) == 1
+    store.keep_answers(batch, SCOPE, store.get_batch(batch.batch_id).parts[0], NOW)
     return store.get_batch(name)
 
 
@@ -76,5 +76,5 @@ def test_rows_that_are_the_same_and_were_sent_each(store):
     store.add_part(batch, NewPart(number=0, model="m", request_count=3, request_bytes=27))
     store.record_outcomes(batch, [EntryOutcome(n, "completed", None, 0, n * 7, 7, None, Cost(3, 6)) for n in range(3)])
     for _ in range(2):
-        store.keep_answers(batch, SCOPE, 0, NOW)
+        store.keep_answers(batch, SCOPE, store.get_batch(batch.batch_id).parts[0], NOW)
     assert list(store.find_answers(SCOPE, [content], NOW - timedelta(seconds=1))) == [content]

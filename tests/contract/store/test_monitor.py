@@ -137,7 +137,7 @@ def test_rows_that_take_answers_of_others_are_counted_with_them(store):
             for n in range(3)
         ],
     )
-    store.hand_on_outcomes(batch, 0)
+    store.hand_on_outcomes(batch, store.get_batch(batch.batch_id).parts[0])
     store.mark_part_fetched(batch, batch.parts[0], NOW)
     batch = store.get_batch("b")
     assert (batch.completed_count, batch.failed_count) == (4, 1)

@@ -292,7 +292,7 @@ def test_outcomes_are_written_once(store):
     bad = outcome(2, status="failed", reason="errored", error="e" * 900, usage=None, cost=Cost())
     assert store.record_outcomes(made, [outcome(0), outcome(1), bad]) == 3
     assert store.record_outcomes(made, [outcome(0, status="failed", reason="errored"), outcome(3, part=0)]) == 0
-    assert store.fail_without_result(made, 1, "expired", "the window closed", is_repeatable=True) == 3
+    assert store.fail_without_result(made, made.parts[1], "expired", "the window closed", is_repeatable=True) == 3
     counts = store.count_entries(made)
     assert (counts.pending, counts.completed, counts.failed) == (0, 2, 4)
     assert counts.reasons == {"errored": 1, "expired": 3}
@@ -335,7 +335,7 @@ def test_what_was_paid_for_stays_while_its_repetitions_bring_nothing(store):
         made = store.get_batch("b1")
         bad = outcome(1, number, status="failed", reason="errored", usage=None, cost=Cost(), is_repeatable=True)
         assert number == 2 or store.record_outcomes(made, [bad]) == 1
-        store.fail_without_result(made, number, "missing", "lost", is_repeatable=True)
+        store.fail_without_result(made, made.parts[number], "missing", "lost", is_repeatable=True)
     entry = next(store.iter_entries(made))[1]
     assert (entry.status, entry.reason, entry.result_part, entry.result_offset) == ("failed", "errored", 0, 5)
     assert entry.batch_cost == 1_000_000
@@ -346,7 +346,7 @@ def test_hostile_text_of_a_provider_is_kept(store):
     made = new_batch(store)
     written = store.record_outcomes(made, [outcome(0, status="failed", reason="errored", error="a\x00b'; DROP TABLE")])
     assert written == 1
-    store.fail_without_result(made, 0, "missing", "x\x00y", is_repeatable=True)
+    store.fail_without_result(made, made.parts[0], "missing", "x\x00y", is_repeatable=True)
     texts = [entry.error for page in store.iter_entries(made) for entry in page]
     assert texts == ["ab'; DROP TABLE", "xy", "xy"]
     store.record_submitted(made.parts[0].id, state(), NOW)
