@@ -18,9 +18,13 @@ class _BatchLink(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
         """Return what this task instance itself pushed; empty: it has no batch, or nothing to link to.
 
-        Airflow asks for it once more when the task ends or is deferred, in the worker.
+        Airflow asks for it once more when the task ends or is deferred, in the worker; there the task knows, and what
+        it never pushed would be looked for in vain, with an error in the log.
         """
-        return str(read_xcom(ti_key, self.xcom_key) or "")
+        pushed = getattr(operator, "_shown", None)
+        if pushed is None:
+            pushed = {self.xcom_key: read_xcom(ti_key, self.xcom_key)}
+        return str(pushed.get(self.xcom_key) or "")
 
 
 class BatchPageLink(_BatchLink):

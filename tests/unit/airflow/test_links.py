@@ -71,6 +71,16 @@ def test_the_providers_page_once_the_batch_is_there(emulator_of, providers, cont
     assert context["pushed"][CONSOLE] == f"https://platform.openai.com/batches/{provider_batch_id}"
 
 
+def test_a_task_that_ends_knows_its_links(emulator, providers, context):
+    """Airflow asks a worker for them; a server that has no page of its own is not looked up for one."""
+    providers(emulator)
+    task = SubmitBatchOperator(task_id="t", requests=["a"], **OPENAI)
+    task.execute(context)
+    page, console = (link.get_link(task, ti_key=context["ti"]) for link in task.operator_extra_links)
+    assert page == context["pushed"][PAGE]
+    assert console == ""
+
+
 def test_every_task_of_a_batch_links_to_it(emulator, providers, context):
     """Sensor, apply and cancel know the batch they were given."""
     providers(emulator)
