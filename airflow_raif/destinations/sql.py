@@ -115,15 +115,16 @@ class SqlTable:
             is_one = [and_(*(column == value for column, value in zip(keys, key, strict=True))) for key in by_key]
         there = {tuple(row) for row in connection.execute(select(*keys).where(or_(*is_one)))}
         new = [values for key, values in by_key.items() if key not in there]
-        old = [
-            {f"key_{name}" if name in self.keys else name: value for name, value in values.items()}
-            for key, values in by_key.items()
-            if key in there
-        ]
+        old = [values for key, values in by_key.items() if key in there]
         if old:
-            is_it = [column == bindparam(f"key_{column.name}") for column in keys]
+            # By numbers: a name that is made of a column's may be that of another column.
+            numbered = {name: f"raif_{number}" for number, name in enumerate(self.paths)}
             names = [name for name in self.paths if name not in self.keys]
-            connection.execute(update(table).where(*is_it).values({name: bindparam(name) for name in names}), old)
+            statement = update(table).where(*(column == bindparam(numbered[column.name]) for column in keys))
+            connection.execute(
+                statement.values({name: bindparam(numbered[name]) for name in names}),
+                [{numbered[name]: value for name, value in values.items()} for values in old],
+            )
         if new:
             connection.execute(insert(table), new)
 

@@ -240,6 +240,16 @@ def test_the_later_of_two_rows_with_one_key_counts(warehouse):
     ]
 
 
+def test_columns_of_any_names(warehouse):
+    """Also those that begin as others' names do."""
+    warehouse.run("CREATE TABLE odd (id INTEGER PRIMARY KEY, key_id TEXT, mood TEXT)")
+    warehouse.run("INSERT INTO odd VALUES (1, 'kept', 'x')")
+    row = {"custom_id": "a", "status": "completed", "output": "new", "id": 1}
+    for column in ("mood", "key_id"):
+        SqlTable("warehouse", "odd", keys=["id"], columns={column: "output"}).write(iter([row]))
+        assert warehouse.run("SELECT * FROM odd") == [(1, "kept" if column == "mood" else "new", "new")]
+
+
 @pytest.mark.parametrize(
     ("keys", "columns"), [([], {"a": "b"}), ("id", {"a": "b"}), (["id"], {}), (["id"], {"id": "x"})]
 )
