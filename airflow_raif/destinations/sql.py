@@ -108,12 +108,15 @@ class SqlTable:
         from sqlalchemy import and_, bindparam, insert, or_, select, update
 
         keys = [table.c[key] for key in self.keys]
-        is_one: list[ColumnElement[bool]]
-        if len(keys) == 1:
-            is_one = [keys[0].in_([key for (key,) in by_key])]
-        else:
-            is_one = [and_(*(column == value for column, value in zip(keys, key, strict=True))) for key in by_key]
-        there = {tuple(row) for row in connection.execute(select(*keys).where(or_(*is_one)))}
+
+        def is_one(key: tuple[Any, ...]) -> ColumnElement[bool]:
+            return and_(*(column == value for column, value in zip(keys, key, strict=True)))
+
+        are_these = keys[0].in_([key for (key,) in by_key]) if len(keys) == 1 else or_(*map(is_one, by_key))
+        there = {tuple(row) for row in connection.execute(select(*keys).where(are_these))}
+        if not there <= by_key.keys():
+            # The database gives some in a form of its own: padded, in another case, in another time zone.
+            there = {key for key in by_key if connection.execute(select(*keys).where(is_one(key))).first()}
         new = [values for key, values in by_key.items() if key not in there]
         old = [values for key, values in by_key.items() if key in there]
         if old:

@@ -251,6 +251,21 @@ def test_columns_of_any_names(warehouse):
 
 
 @pytest.mark.parametrize(
+    ("kind", "key"),
+    [("CHAR(6)", "ab"), ("TIMESTAMP WITH TIME ZONE", "2026-01-05T10:00:00"), ("TIMESTAMP", "2026-01-05T10:00:00Z")],
+)
+def test_keys_that_the_database_gives_in_a_form_of_its_own(warehouse, kind, key):
+    """Are found all the same."""
+    if warehouse.is_sqlite and "ZONE" in kind:
+        pytest.skip("SQLite has no such type")
+    warehouse.run(f"CREATE TABLE odd (code {kind} PRIMARY KEY, mood TEXT)")
+    table = SqlTable("warehouse", "odd", keys=["code"], columns={"mood": "output"})
+    for output in ("good", "bad"):
+        table.write(iter([{"custom_id": "a", "status": "completed", "output": output, "code": key}]))
+    assert warehouse.run("SELECT mood FROM odd") == [("bad",)]
+
+
+@pytest.mark.parametrize(
     ("keys", "columns"), [([], {"a": "b"}), ("id", {"a": "b"}), (["id"], {}), (["id"], {"id": "x"})]
 )
 def test_a_table_without_keys_or_columns(keys, columns):
