@@ -70,10 +70,7 @@ class SqlTable:
             table = self._table(engine)
             values = self._values(table, wanted)
             while chunk := list(islice(values, CHUNK_ROWS)):
-                # Of several with one key the last one counts, as if they were written one by one.
-                by_key = {tuple(each[key] for key in self.keys): each for each in chunk}
-                with engine.begin() as connection:
-                    self._upsert(connection, table, by_key)
+                self._write_chunk(engine, table, chunk)
                 count += len(chunk)
         log.info("Wrote %s rows into %s (connection %s)", count, self.table, self.conn_id)
         return count
@@ -94,7 +91,7 @@ class SqlTable:
             )
         return table
 
-    def _values(self, table: Table, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+    def _values(self, table: Table, rows: Iterable[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in rows:
             values = {name: _as(table.c[name], value_at(row, path), row) for name, path in self.paths.items()}
             if nulls := [key for key in self.keys if values[key] is None]:
@@ -102,7 +99,24 @@ class SqlTable:
                     f"row {row['custom_id']!r} has no {', '.join(self.paths[key] for key in nulls)}, which is a key of"
                     f" {self.table}"
                 )
-            yield values
+            yield row["custom_id"], values
+
+    def _write_chunk(self, engine: Engine, table: Table, chunk: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        from sqlalchemy.exc import DataError
+
+        # Of several with one key the last one counts, as if they were written one by one.
+        by_key = {tuple(values[key] for key in self.keys): values for _, values in chunk}
+        try:
+            with engine.begin() as connection:
+                self._upsert(connection, table, by_key)
+        except (DataError, ValueError, OverflowError) as error:
+            if len(chunk) > 1:
+                # Which of them it is.
+                for each in chunk:
+                    self._write_chunk(engine, table, [each])
+                return
+            why = getattr(error, "orig", error)
+            raise InvalidBatchError(f"row {chunk[0][0]!r} cannot be written into {self.table}: {why}") from error
 
     def _upsert(self, connection: Connection, table: Table, by_key: Mapping[tuple[Any, ...], dict[str, Any]]) -> None:
         from sqlalchemy import and_, bindparam, insert, or_, select, update

@@ -266,6 +266,24 @@ def test_keys_that_the_database_gives_in_a_form_of_its_own(warehouse, kind, key)
 
 
 @pytest.mark.parametrize(
+    ("kind", "output", "is_in_sqlite"),
+    [("INTEGER", 1 << 70, True), ("VARCHAR(9)", "no longer than that", False), ("TEXT", "NUL: \0", False)],
+)
+def test_a_value_that_only_the_database_refuses(warehouse, kind, output, is_in_sqlite):
+    """Is named, too, and the rows before it are written."""
+    if warehouse.is_sqlite and not is_in_sqlite:
+        pytest.skip("SQLite takes it")
+    warehouse.run(f"CREATE TABLE odd (id INTEGER PRIMARY KEY, answer {kind})")
+    rows = [
+        {"custom_id": f"row {n}", "status": "completed", "output": each, "id": n}
+        for n, each in enumerate([7, output, 8])
+    ]
+    with pytest.raises(InvalidBatchError, match="row 'row 1' cannot be written into odd: "):
+        SqlTable("warehouse", "odd", keys=["id"], columns={"answer": "output"}).write(iter(rows))
+    assert warehouse.run("SELECT id FROM odd") == [(0,)]
+
+
+@pytest.mark.parametrize(
     ("keys", "columns"), [([], {"a": "b"}), ("id", {"a": "b"}), (["id"], {}), (["id"], {"id": "x"})]
 )
 def test_a_table_without_keys_or_columns(keys, columns):
