@@ -25,11 +25,21 @@ _MADE_UP = "pyd_ai_"
 _ROLE = "role"
 
 
+@dataclass(frozen=True)
+class RowOfTemplate:
+    """What a ``prompt_template`` made of a row, in the rich form, apart from the row: all of that is columns."""
+
+    made: Any
+    custom_id: str | None
+    columns: dict[str, Any]
+
+
 def is_rich(row: Any) -> bool:
     """Whether a row is in the rich form; pydantic-ai is not imported to tell.
 
-    That is a ``BatchRequest``, or a mapping whose ``prompt`` is a list or a file, whose ``messages`` are pydantic-ai's
-    own or their JSON form, or that has ``model_settings`` or ``model_request_parameters``.
+    That is a :class:`RowOfTemplate`, a ``BatchRequest``, or a mapping whose ``prompt`` is a list or a file, whose
+    ``messages`` are pydantic-ai's own or their JSON form, or that has ``model_settings`` or
+    ``model_request_parameters``.
     """
     if type(row) is dict and type(row.get("prompt")) is str and "messages" not in row:
         # What most rows are.
@@ -37,7 +47,7 @@ def is_rich(row: Any) -> bool:
     if isinstance(row, str | EntryRequest):
         return False
     if not isinstance(row, Mapping):
-        return _is_theirs(row)
+        return isinstance(row, RowOfTemplate) or _is_theirs(row)
     if SETTINGS in row or PARAMETERS in row:
         return True
     prompt, messages = row.get("prompt"), row.get("messages")
@@ -69,15 +79,23 @@ def read_row(row: Any, index: int, defaults: RequestDefaults) -> RichRow:
 
     :raises InvalidRequestError: it is none, or something in it is not pydantic-ai's.
     """
+    custom_id, columns = None, dict[str, Any]()
+    if isinstance(row, RowOfTemplate):
+        row, custom_id, columns = row.made, row.custom_id, row.columns
     if _is_theirs(row) and not isinstance(row, Mapping):
         row = _of_batch_request(row)
     if isinstance(row, EntryRequest):
+        # Its columns may have the names of its fields.
         row = {name: value for name, value in msgspec.structs.asdict(row).items() if value is not None}
-        row |= row.pop("columns")
+        columns = row.pop("columns")
     row = dict(row) if isinstance(row, Mapping) else {"prompt": row}
     given = {name: row.pop(name, None) for name in ("prompt", "messages", SETTINGS, PARAMETERS)}
     # The core's reader checks the rest; it knows no row without a prompt.
     request = request_of({**row, "prompt": "-"}, index)
+    if columns:
+        columns = columns | request.columns
+        request = request_of(msgspec.structs.replace(request, columns=columns), index)
+    request = msgspec.structs.replace(request, custom_id=request.custom_id or custom_id)
     if request.body is not None or (given["prompt"] is None) == (given["messages"] is None):
         raise InvalidRequestError(
             f"row {index} needs exactly one of prompt, messages and body, and model_settings go with no body", row=index

@@ -14,7 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from airflow_raif.domain.errors import InvalidRequestError
 from airflow_raif.domain.request import EntryRequest, request_of
-from airflow_raif.rich.rows import is_rich
+from airflow_raif.rich.rows import RowOfTemplate, is_rich
 
 #: A Jinja template, or a function from a row to its prompt or to a request.
 PromptTemplate = str | Callable[[Mapping[str, Any]], Any]
@@ -41,7 +41,7 @@ def compile_prompt(template: PromptTemplate) -> Callable[[Mapping[str, Any]], An
 
 def with_prompts(
     rows: Iterable[Any], template: PromptTemplate | None, id_column: str | None
-) -> Iterator[EntryRequest | Mapping[str, Any]]:
+) -> Iterator[EntryRequest | RowOfTemplate | Mapping[str, Any]]:
     """Yield a request for each row, whose own columns are all the columns it has.
 
     :param template: without one the rows are requests already, and only their ids come from a column.
@@ -65,7 +65,7 @@ def with_prompts(
 
 def _request_of(
     row: Mapping[str, Any], custom_id: str | None, render: Callable[[Mapping[str, Any]], Any], index: int
-) -> EntryRequest | Mapping[str, Any]:
+) -> EntryRequest | RowOfTemplate:
     try:
         made = render(row)
     except Exception as error:
@@ -74,11 +74,10 @@ def _request_of(
             f" {', '.join(map(str, row))}",
             row=index,
         ) from error
-    if is_rich(made) or isinstance(made, list | tuple):
-        columns = {**row, **(made if isinstance(made, Mapping) else {"prompt": made})}
-        return columns if custom_id is None else {_ROW_ID: custom_id, **columns}
-    request = request_of(made, index)
     columns = {name: value for name, value in row.items() if name != _ROW_ID}
+    if is_rich(made) or isinstance(made, list | tuple):
+        return RowOfTemplate(made, custom_id, columns)
+    request = request_of(made, index)
     # A function may return the same request again and again.
     return msgspec.structs.replace(request, custom_id=request.custom_id or custom_id, columns=columns | request.columns)
 

@@ -263,6 +263,44 @@ def test_an_sdk_that_pydantic_ai_lacks(emulator, providers, context, monkeypatch
         operator.execute(context)
 
 
+#: Columns of a row's own with the names of a request's fields.
+NAMESAKES = {"prompt": "Raw", "body": "Text", "system": "Be rude", "temperature": 25, "max_tokens": 3, "params": "x"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"agent": reviewer, "prompt_template": "Judge: {{ review }}"},
+        {"model": "claude-haiku-4-5", "max_tokens": 99, "prompt_template": lambda row: [f"Judge: {row['review']}"]},
+    ],
+    ids=["agent", "list"],
+)
+def test_with_a_template_all_of_a_row_is_columns(emulator, providers, context, raif_home, arguments):
+    """Whatever their names are, as in the text form; none of them is in the request."""
+    providers(emulator)
+    rows = [{"custom_id": "a", "review": "Great!", **NAMESAKES}]
+    manifest = BatchInferenceOperator(task_id="task", **CLAUDE, **AT_ONCE, requests=rows, **arguments).execute(context)
+    (row,) = read_rows(manifest["result_uri"])
+    assert {name: row[name] for name in NAMESAKES} == NAMESAKES
+    (file,) = raif_home.glob("spool/*/part-*.requests.jsonl")
+    params = json.loads(file.read_bytes())["params"]
+    assert "Judge: Great!" in json.dumps(params["messages"])
+    assert "Be rude" not in json.dumps(params)
+    assert params["max_tokens"] > 3
+    assert "temperature" not in params
+
+
+def test_with_a_template_a_column_of_the_result_row_is_refused(emulator, providers, context):
+    """It chooses no model."""
+    providers(emulator)
+    rows = [{"review": "Great!", "model": "claude-opus-4-1"}]
+    operator = BatchInferenceOperator(
+        task_id="task", **CLAUDE, **AT_ONCE, model="claude-haiku-4-5", requests=rows, prompt_template=lambda _: ["Hi"]
+    )
+    with pytest.raises(AirflowFailException, match="row 0 has a column named 'model'"):
+        operator.execute(context)
+
+
 def test_upstream_rows_in_json_form(emulator, providers, context):
     """XCom carries messages as JSON."""
     from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelRequest, UserPromptPart
