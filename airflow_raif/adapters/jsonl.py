@@ -110,7 +110,7 @@ def _named(result: EntryResult) -> EntryResult:
 def _read_odd(read: Callable[[RowT], EntryResult], kind: type[RowT], raw: bytes, error: Exception) -> EntryResult:
     message = f"a result row cannot be read: {error}"
     try:
-        whole = _mended(raw)
+        whole = mended(raw)
     except (ValueError, RecursionError):
         found = _find_id(raw)
         return _unread(found and found.group(1).decode(), EntryError(message, UNREADABLE), error)
@@ -138,9 +138,11 @@ def _id_of(named: _Id) -> str | None:
     return named.custom_id or named.key or (named.metadata.key if named.metadata else None)
 
 
-def _mended(raw: bytes) -> Any:
+def mended(raw: bytes) -> Any:
     """Decode JSON with what is not of it: control characters; broken UTF-8 and half surrogate pairs are "?"; NaN and
     infinity are null.
+
+    :raises ValueError: it is no JSON even so.
     """
     if len(raw) > _MOST_MENDED_BYTES:
         raise ValueError("too long to be mended")

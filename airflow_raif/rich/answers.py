@@ -13,6 +13,7 @@ from pydantic_ai.messages import ModelMessagesTypeAdapter
 from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.batch import BatchRequest, BatchResult
 
+from airflow_raif.adapters.jsonl import mended
 from airflow_raif.domain.result import EntryResult
 from airflow_raif.rich.agents import answer
 from airflow_raif.rich.rows import PARAMETERS, SETTINGS
@@ -39,9 +40,8 @@ class AgentReader:
 
         :raises InvalidOutputError: the answer is not one, or the agent's own functions fail with it.
         """
-        given = _result_of(raw)
         try:
-            return self._run(answer, self._agent, self._model, given)
+            return self._run(answer, self._agent, self._model, _result_of(raw))
         except InvalidOutputError:
             raise
         except Exception as error:
@@ -62,9 +62,8 @@ def read_response(model: Model, raw: bytes, reading: bytes) -> msgspec.Raw | Non
     request = BatchRequest(custom_id="", messages=[], model_settings=own.get(SETTINGS))
     if (parameters := own.get(PARAMETERS)) is not None:
         request.model_request_parameters = _parameters.validate_python(parameters)
-    given = _result_of(raw)
     try:
-        response = model.batch_decode(given, request)
+        response = model.batch_decode(_result_of(raw), request)
     except Exception:
         # The core could, so the row is complete but for this.
         log.warning("pydantic-ai cannot read an answer", exc_info=True)
@@ -93,6 +92,14 @@ _decode_response = msgspec.json.Decoder(_Response).decode
 
 def _result_of(raw: bytes) -> BatchResult:
     """Return a completed answer as pydantic-ai takes it."""
+    try:
+        body = _body_of(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # The core could read it, so it is JSON but for some characters.
+        body = _body_of(msgspec.json.encode(mended(raw)))
+    return BatchResult(custom_id="", status="succeeded", body=body)
+
+
+def _body_of(raw: bytes) -> str:
     row = _decode_row(raw)
-    body = bytes(row.result) or bytes(_decode_response(row.response).body) or bytes(row.response)
-    return BatchResult(custom_id="", status="succeeded", body=body.decode())
+    return (bytes(row.result) or bytes(_decode_response(row.response).body) or bytes(row.response)).decode()

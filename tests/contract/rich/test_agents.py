@@ -141,6 +141,31 @@ def test_an_answer_that_the_agent_does_not_take(live, claude, output_type, answe
         assert kept
 
 
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [(b"A\x01B", "A\x01B"), (b"A\xffB", "A\ufffdB"), (b'A","odd":NaN,"b":"', "A")],
+    ids=["control", "utf8", "nan"],
+)
+@pytest.mark.parametrize("agent", [agent_of(str), None], ids=["agent", "messages"])
+def test_an_answer_that_is_json_but_for_some_characters(live, claude, agent, sent, read):
+    """Is read as the core reads it, and stops no other."""
+
+    def change(request, response):
+        if request.url.path.endswith("/results"):
+            good, *others = [msgspec.json.decode(line) for line in response.content.splitlines()]
+            good["result"]["message"]["content"] = text("odd")
+            lines = [msgspec.json.encode(good).replace(b'"odd"', b'"' + sent + b'"'), *map(msgspec.json.encode, others)]
+            answer_with(response, b"\n".join(lines))
+
+    done = live(
+        claude, [{"prompt": ["Great!"]}, {"prompt": ["Bad."]}], agent, between=lambda runtime: through(runtime, change)
+    )
+    assert [row["status"] for row in done.rows] == ["completed"] * 2
+    assert read in [row["output"] for row in done.rows]
+    if agent is None:
+        assert read in [row["model_response"]["parts"][0]["content"] for row in done.rows]
+
+
 def test_the_agent_s_own_functions_judge(live, claude, caplog):
     """A validator that wants a retry fails the row, since a batch is one turn; one that breaks does so for its row."""
     agent = agent_of(NativeOutput(Review))
