@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from airflow.sdk.bases.decorator import DecoratedOperator, determine_kwargs, task_decorator_factory
 
-from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.operators.arguments import BatchArguments
 from airflow_raif.operators.batch import BatchInferenceOperator
+from airflow_raif.sources.requests import rows_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -33,14 +33,7 @@ class _BatchDecoratedOperator(DecoratedOperator, BatchInferenceOperator):
         # Parameters that the call left out are filled from the context.
         named = determine_kwargs(self.python_callable, self.op_args, {**context, **self.op_kwargs})
 
-        def rows() -> Iterable[Any]:
-            found = self.python_callable(*self.op_args, **named)
-            if isinstance(found, str | bytes | dict) or not isinstance(found, Iterable):
-                name = self.python_callable.__name__
-                raise InvalidBatchError(f"{name}() returned a {type(found).__name__}; return or yield rows")
-            return found
-
-        return rows
+        return lambda: rows_of(self.python_callable, self.python_callable(*self.op_args, **named))
 
 
 def raif_batch_task(

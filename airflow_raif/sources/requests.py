@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from airflow.sdk import Asset, XComArg
 from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.sources.files import READERS, files_at, suffix_of
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def open_requests(requests: Requests, context: Context) -> Callable[[], Iterable
         return _of_files(_addresses_of(requests, context))
     if isinstance(requests, str):
         return _of_files([requests])
-    if isinstance(requests, Iterable) and not isinstance(requests, Iterator | bytes | dict):
+    if is_rows(requests) and not isinstance(requests, Iterator):
         rows = requests
         return lambda: rows
     raise AirflowFailException(
@@ -54,10 +55,27 @@ def open_requests(requests: Requests, context: Context) -> Callable[[], Iterable
 
 def _of_function(function: Callable[..., Iterable[Any]], context: Context) -> Callable[[], Iterable[Any]]:
     names = inspect.signature(function).parameters
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in names.values()):
-        return lambda: function(**context)
-    arguments = {name: context[name] for name in names if name in context}  # type: ignore[literal-required]
-    return lambda: function(**arguments)
+    arguments: Any = context
+    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in names.values()):
+        arguments = {name: context[name] for name in names if name in context}  # type: ignore[literal-required]
+    return lambda: rows_of(function, function(**arguments))
+
+
+def rows_of(function: Callable[..., Any], found: Any) -> Iterable[Any]:
+    """Return what a function returned, if it is rows: of a text come its characters, of a table its columns' names.
+
+    :raises InvalidBatchError: it is none.
+    """
+    if is_rows(found):
+        return found
+    name = getattr(function, "__name__", repr(function))
+    raise InvalidBatchError(f"{name}() returned a {type(found).__name__}; return or yield rows")
+
+
+def is_rows(given: Any) -> TypeGuard[Iterable[Any]]:
+    """Whether something can be the rows of a batch, and is not a single thing with parts of its own."""
+    is_table = type(given).__name__ == "DataFrame"
+    return isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping) and not is_table
 
 
 def _addresses_of(asset: Asset, context: Context) -> Sequence[str]:

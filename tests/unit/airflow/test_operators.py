@@ -97,6 +97,10 @@ def test_changed_input_is_not_sent_again(emulator_of, providers, context):
         ("prompts.xml", "only the address of a .jsonl or .ndjson or .csv or .parquet file"),
         ({"prompt": "x"}, "requests is a dict"),
         (42, "requests is a int"),
+        (lambda: "one prompt", "returned a str; return or yield rows"),
+        (lambda: {"prompt": "x"}, "returned a dict; return or yield rows"),
+        (lambda: None, "returned a NoneType; return or yield rows"),
+        (type("DataFrame", (list,), {})(["prompt"]), "requests is a DataFrame"),
     ],
 )
 def test_wrong_input_fails_for_good_and_costs_nothing(emulator, providers, context, requests, message):
