@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from airflow_raif.domain.errors import EmptyBatchError
 from airflow_raif.hooks.airflow_compat import partition_key_of
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._agents import agent_schema, check_at_parse, codec_of, schema_of
@@ -193,7 +194,7 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         :param is_again: the submission was begun before an outage; a batch that was canceled since is not replaced.
         :raises TaskDeferred: see above.
         """
-        from airflow_raif.domain.errors import BatchStoppingError, EmptyBatchError, TransientProviderError
+        from airflow_raif.domain.errors import BatchStoppingError, TransientProviderError
         from airflow_raif.hooks.runtime import open_runtime
 
         claim = self._begin(context)
@@ -210,11 +211,8 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
                 ):
                     return made
                 try:
-                    return self._start_or_resume(runtime, claim, context)
-                except EmptyBatchError as error:
-                    if self.on_empty == "skip":
-                        raise AirflowSkipException(str(error)) from error
-                    raise
+                    with self._empty_input():
+                        return self._start_or_resume(runtime, claim, context)
                 except BatchStoppingError as stopping:
                     is_again = False
                     old = runtime.store.get_batch(stopping.batch_id)
@@ -261,6 +259,16 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         self._show(context["ti"], runtime, batch)
         return batch
 
+    @contextmanager
+    def _empty_input(self) -> Iterator[None]:
+        """Skip the task if its input has no row and that is what it should do."""
+        try:
+            yield
+        except EmptyBatchError as error:
+            if self.on_empty == "skip":
+                raise AirflowSkipException(str(error)) from error
+            raise
+
     def _metadata(self, context: Context) -> dict[str, Any]:
         """Return the user's own pairs, and the partition that the run is for."""
         own, key = self.batch_metadata or {}, partition_key_of(context)
@@ -295,7 +303,7 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         from airflow_raif.hooks.runtime import open_runtime
         from airflow_raif.services.dry_run import dry_run
 
-        with open_runtime(self.conn_id, self._model(), codec=codec_of(self)) as runtime:
+        with open_runtime(self.conn_id, self._model(), codec=codec_of(self)) as runtime, self._empty_input():
             found = dry_run(
                 runtime,
                 self._open_rows(context)(),

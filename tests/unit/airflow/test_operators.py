@@ -111,11 +111,14 @@ def test_wrong_input_fails_for_good_and_costs_nothing(emulator, providers, conte
     assert emulator.state.creates["openai"] == 0
 
 
-def test_an_empty_input_may_skip_the_task(emulator, providers, context):
+@pytest.mark.parametrize("estimate_only", [False, True])
+def test_an_empty_input_may_skip_the_task(emulator, providers, context, estimate_only):
     """A night without new rows is none that failed."""
     providers(emulator)
     with pytest.raises(AirflowSkipException, match="the batch is empty"):
-        submit(context, requests=lambda: iter(()), on_empty="skip")
+        submit(context, requests=lambda: iter(()), on_empty="skip", estimate_only=estimate_only)
+    with pytest.raises(AirflowFailException, match="the batch is empty"):
+        submit(context, requests=lambda: iter(()), estimate_only=estimate_only)
     assert emulator.state.creates["openai"] == 0
 
 
