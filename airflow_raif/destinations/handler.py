@@ -119,12 +119,14 @@ def handle_results(
         wanted = [
             (index, row) for index, row in chunk if (is_new(row) and index >= progress.next) or index in progress.failed
         ]
+        # A handler may take a row apart.
+        ids = {index: row["custom_id"] for index, row in wanted}
         for index, error in _bring(handler, wanted):
             if error is None:
                 progress.failed.discard(index)
                 continue
             progress.failed.add(index)
-            first = first or f"{dict(wanted)[index]['custom_id']!r}: {type(error).__name__}: {error}"
+            first = first or f"{ids[index]!r}: {type(error).__name__}: {error}"
         is_last = chunk[-1][0] + 1 == count
         if wanted or is_last:
             progress.next = max(progress.next, chunk[-1][0] + 1)

@@ -121,6 +121,20 @@ def test_an_error_is_its_rows_own(infer, emulator):
     assert emulator.state.creates["openai"] == 1
 
 
+def test_a_handler_that_takes_a_row_apart(infer):
+    """Has it to itself; an error names the row as it was."""
+
+    def take(row):
+        CALLS.append(row.pop("custom_id"))
+        if len(CALLS) == 2:
+            raise LookupError("no shelf")
+
+    with pytest.raises(HandlerError, match="could not take 1 of 7 results; the first is 'row 1'"):
+        infer(take)
+    infer(take)
+    assert [*(f"row {n}" for n in range(7)), "row 1"] == CALLS
+
+
 def test_a_handler_that_can_take_nothing_is_stopped(infer, monkeypatch):
     """Not all of a million results are thrown at it; a retry goes on from there."""
     monkeypatch.setattr(handler_module, "MAX_FAILED", 2)
