@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,7 +83,7 @@ async def aresolve(conn_id: str, model: str | None = None) -> ResolvedConnection
 
 def read_connection(connection: Connection, model: str | None = None) -> ResolvedConnection:
     """Turn a connection into settings; as :func:`resolve`."""
-    extra: dict[str, Any] = connection.extra_dejson or {}
+    extra = _mapping(connection, "extra", connection.extra_dejson)
     if extra.get("platform", "anthropic") not in ("anthropic", "first_party", ""):
         raise ConfigurationError(
             f"connection {connection.conn_id} is of platform {extra['platform']!r}, whose batches are not supported;"
@@ -94,7 +95,8 @@ def read_connection(connection: Connection, model: str | None = None) -> Resolve
     kwargs: Mapping[str, Any] = next(
         (extra[name] for name in _CLIENT_KWARGS if isinstance(extra.get(name), Mapping)), {}
     )
-    headers = {str(name): str(value) for name, value in dict(kwargs.get("default_headers") or {}).items()}
+    given = _mapping(connection, "default_headers", kwargs.get("default_headers"))
+    headers = {str(name): str(value) for name, value in given.items()}
     for name, header in _HEADERS.items():
         if value := extra.get(name) or kwargs.get(name):
             headers[header] = str(value)
@@ -103,8 +105,8 @@ def read_connection(connection: Connection, model: str | None = None) -> Resolve
         api_key=connection.password,
         base_url=_base_url(connection, kwargs.get("base_url")),
         headers=headers,
-        timeout_seconds=_number(connection, "timeout", extra.get("timeout") or kwargs.get("timeout") or 60, float),
-        limits={name: _number(connection, name, extra[name], int) for name in LIMIT_FIELDS if extra.get(name)},
+        timeout_seconds=_seconds(connection, "timeout", extra.get("timeout") or kwargs.get("timeout") or 60),
+        limits={name: _positive(connection, name, extra[name]) for name in LIMIT_FIELDS if extra.get(name)},
         queue_limits={
             name: _by_model(connection, provider, name, extra[name]) for name in QUEUE_LIMIT_FIELDS if extra.get(name)
         },
@@ -171,6 +173,22 @@ def _number(connection: Connection, name: str, value: Any, kind: type[NumberT]) 
         return kind(value)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"connection {connection.conn_id} has the {name} {value!r}; give a number") from error
+
+
+def _mapping(connection: Connection, name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value or {}, Mapping):
+        # What it holds may be secret.
+        raise ConfigurationError(
+            f"connection {connection.conn_id} has a {type(value).__name__} as its {name}; give a JSON object"
+        )
+    return value or {}
+
+
+def _seconds(connection: Connection, name: str, value: Any) -> float:
+    seconds = _number(connection, name, value, float)
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise ConfigurationError(f"connection {connection.conn_id} has the {name} {value!r}; give seconds, above 0")
+    return seconds
 
 
 def _dollars(connection: Connection, name: str, value: Any) -> int | None:

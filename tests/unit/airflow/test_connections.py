@@ -118,7 +118,18 @@ def test_client_arguments_of_other_packages(connection):
             None,
             "the timeout 'soon'; give a number",
         ),
+        *(
+            ({"conn_type": "openai", "password": "k", "extra": {"timeout": given}}, None, "give seconds, above 0")
+            for given in ("nan", "inf", -1)
+        ),
+        ({"conn_type": "openai", "password": "k", "extra": '["x"]'}, None, "has a list as its extra"),
+        (
+            {"conn_type": "openai", "password": "k", "extra": {"openai_client_kwargs": {"default_headers": "x"}}},
+            None,
+            "has a str as its default_headers; give a JSON object",
+        ),
         ({"conn_type": "openai", "password": "k", "extra": {"max_bytes": "9 MB"}}, None, "has the max_bytes '9 MB'"),
+        ({"conn_type": "openai", "password": "k", "extra": {"max_requests": -1}}, None, "give 1 or more"),
         (
             {"conn_type": "openai", "password": "k", "extra": {"max_enqueued_tokens": '{"gpt-5": 1'}},
             None,
