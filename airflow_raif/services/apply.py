@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -70,8 +71,9 @@ def apply_results(
             # What a retry goes on with even if its input was changed by what is delivered.
             runtime.store.note_result(batch, uri)
             deliver(Results(batch, destination, name))
-        if is_there or runtime.store.mark_applied(batch, uri, runtime.clock()):
-            return _count(runtime, batch, runtime.store.get_batch(batch_id))
+        at = runtime.clock()
+        if is_there or runtime.store.mark_applied(batch, uri, at):
+            return _count(runtime, runtime.store.get_batch(batch_id), at)
 
 
 def apply_part(
@@ -113,17 +115,18 @@ def apply_part(
             applied = find_share(runtime, batch_id, number)
             if end is not None and applied.is_to_end_batch:
                 end(applied.batch)
-                runtime.store.mark_applied(applied.batch, destination.uri, runtime.clock())
+                at = runtime.clock()
+                runtime.store.mark_applied(applied.batch, destination.uri, at)
                 applied = find_share(runtime, batch_id, number)
-            _count(runtime, share.batch, applied.batch)
+            _count(runtime, applied.batch, at)
             return applied
 
 
-def _count(runtime: Runtime, before: Batch, after: Batch) -> Batch:
-    """Count a batch with its last row."""
-    if before.applied_at is None and after.applied_at is not None:
-        batch_applied(runtime.metrics, after, runtime.store.count_entries(after))
-    return after
+def _count(runtime: Runtime, batch: Batch, at: datetime) -> Batch:
+    """Count a batch with its last row, by whom it was applied: the first stamp stays."""
+    if batch.applied_at == at:
+        batch_applied(runtime.metrics, batch, runtime.store.count_entries(batch))
+    return batch
 
 
 def _check_spool(batch: Batch, result_uri: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from airflow_raif.services.apply import apply_part, apply_results
 from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.fetch import fetch_batch_results
 from airflow_raif.services.manifest import manifest_of, part_manifest_of
+from airflow_raif.services.metrics import NoMetrics
 from airflow_raif.services.outcome import check_outcome
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.retain import delete_spool
@@ -175,6 +177,32 @@ def test_a_repeated_task_redoes_its_part_alone(runtime, emulator, store, tmp_pat
     files[1].unlink()
     with pytest.raises(InvalidBatchError, match=r"spool of batch .* was deleted"):
         work(runtime, batch, 1, tmp_path)
+
+
+def test_parts_that_end_at_once_count_their_batch_once(runtime, store, tmp_path, monkeypatch):
+    """Though each read it before the other was through."""
+    counted = []
+
+    class Counter(NoMetrics):
+        def count(self, name, by, tags):
+            counted.append(name)
+
+    runtime = dataclasses.replace(runtime, metrics=Counter())
+    batch = ended(runtime)
+    work(runtime, batch, 2, tmp_path)
+    real = store.mark_part_applied
+
+    def before_another(*arguments):
+        monkeypatch.setattr(store, "mark_part_applied", real)
+        is_marked = real(*arguments)
+        work(runtime, batch, 1, tmp_path)
+        return is_marked
+
+    monkeypatch.setattr(store, "mark_part_applied", before_another)
+    work(runtime, batch, 0, tmp_path)
+    work(runtime, batch, 0, tmp_path)
+    assert store.get_batch(batch.batch_id).applied_at is not None
+    assert counted.count("raif.batches.ended") == 1
 
 
 def test_a_round_that_another_attempt_lives_while_one_writes(runtime, emulator, store, tmp_path, monkeypatch):
