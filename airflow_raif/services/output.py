@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -86,20 +86,40 @@ def make_parser(schema: Mapping[str, Any] | None) -> Callable[[str], Any]:
 
 
 def _drop_nulls(validator: Any, value: Any) -> bool:
-    """Leave out properties that are null where the schema has another type; return whether there were any.
+    """Leave out properties that are null where the schema has another type; return whether that is all there is to do.
 
     OpenAI's strict mode knows no optional property: what may be missing comes as null.
     """
-    has_dropped = False
-    for error in list(validator.iter_errors(value)):
-        *parents, name = error.instance_path or [None]
-        holder = value
-        for step in parents:
-            holder = holder[step]
-        if isinstance(holder, dict) and name in holder and holder[name] is None:
-            del holder[name]
-            has_dropped = True
-    return has_dropped
+    found = _nulls(validator.iter_errors(value), value)
+    for path in found or ():
+        holder = _at(value, path[:-1])
+        holder.pop(path[-1], None)
+    return found is not None
+
+
+def _nulls(errors: Iterable[Any], value: Any) -> list[list[Any]] | None:
+    """Return the paths of the nulls that errors are about; ``None``: one of them is about something else.
+
+    Of a value that may have one of several schemas, those of the first that it follows but for nulls.
+    """
+    paths: list[list[Any]] = []
+    for error in errors:
+        path = error.instance_path
+        if path and _at(value, path) is None and isinstance(_at(value, path[:-1]), dict):
+            paths.append(path)
+            continue
+        branches = (_nulls(branch, value) for branch in getattr(error.kind, "context", ()))
+        found = next((each for each in branches if each is not None), None)
+        if found is None:
+            return None
+        paths += found
+    return paths
+
+
+def _at(value: Any, path: Sequence[Any]) -> Any:
+    for step in path:
+        value = value[step]
+    return value
 
 
 def _first_violation(validator: Any, value: Any) -> str:

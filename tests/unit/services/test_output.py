@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from airflow_raif.domain.errors import InvalidBatchError
@@ -27,6 +29,25 @@ def test_with_a_schema_the_value_is_parsed_and_checked():
 def test_null_for_an_optional_property_means_that_it_is_absent():
     """OpenAI's strict mode sends null for what may be missing; a null that the schema has stays."""
     assert make_parser(SCHEMA)('{"title": "x", "stars": null, "note": null}') == {"title": "x", "note": None}
+
+
+@pytest.mark.parametrize("keyword", ["anyOf", "oneOf"])
+def test_null_for_an_optional_property_of_one_of_several_schemas(keyword):
+    """As a model's ``Address | None`` has it, or one of several models, also in each other."""
+    text = {"type": "string"}
+    address = {"type": "object", "properties": {"street": text, "zip": text}, "required": ["street"]}
+    box = {"type": "object", "properties": {"box": {"type": "integer"}, "note": text}, "required": ["box"]}
+    deep = {"type": "object", "properties": {"of": {keyword: [box, address]}}, "required": ["of"]}
+    schema = {"type": "object", "properties": {"to": {keyword: [deep, box, address, {"type": "null"}]}}}
+    for given, read in [
+        ({"street": "x", "zip": None}, {"street": "x"}),
+        ({"box": 5, "note": None}, {"box": 5}),
+        ({"of": {"street": "x", "zip": None}}, {"of": {"street": "x"}}),
+        (None, None),
+    ]:
+        assert make_parser(schema)(json.dumps({"to": given})) == {"to": read}
+    with pytest.raises(InvalidOutputError, match="at to"):
+        make_parser(schema)('{"to": {"street": 5, "zip": null}}')
 
 
 @pytest.mark.parametrize(
