@@ -59,6 +59,8 @@ def embed_body(defaults: RequestDefaults) -> Callable[[EntryRequest], dict[str, 
     def make(request: EntryRequest) -> dict[str, Any]:
         if request.prompt is None:
             raise InvalidRequestError("embeddings take a prompt, which is the text to embed, or a native body")
+        if request.system is not None:
+            raise InvalidRequestError("embeddings take no system prompt; leave it out")
         model = (request.model or defaults.model).removeprefix("models/")
         body = {"model": f"models/{model}", "content": {"parts": [{"text": request.prompt}]}}
         return merge_params(body, defaults.params)

@@ -76,6 +76,8 @@ def embeddings_body(defaults: RequestDefaults) -> Callable[[EntryRequest], dict[
     def make(request: EntryRequest) -> dict[str, Any]:
         if request.prompt is None:
             raise InvalidRequestError("embeddings take a prompt, which is the text to embed, or a native body")
+        if request.system is not None:
+            raise InvalidRequestError("embeddings take no system prompt; leave it out")
         return {"model": request.model or defaults.model, "input": request.prompt, **(defaults.params or {})}
 
     return make

@@ -89,6 +89,8 @@ def test_openai_embeddings():
         encode("openai", EntryRequest(prompt="x"), endpoint="/v1/embeddings", system="S")
     with pytest.raises(InvalidRequestError, match="prompt"):
         encode("openai", EntryRequest(messages=MESSAGES), endpoint="/v1/embeddings")
+    with pytest.raises(InvalidRequestError, match="embeddings take no system prompt"):
+        encode("openai", EntryRequest(prompt="x", system="S"), endpoint="/v1/embeddings")
 
 
 def test_anthropic():
@@ -130,6 +132,8 @@ def test_gemini_embeddings():
         encode("gemini", EntryRequest(prompt="x"), endpoint="asyncBatchEmbedContent", output_schema={"type": "object"})
     with pytest.raises(InvalidRequestError, match="embeddings take a prompt"):
         encode("gemini", EntryRequest(messages=MESSAGES), endpoint="asyncBatchEmbedContent")
+    with pytest.raises(InvalidRequestError, match="embeddings take no system prompt"):
+        encode("gemini", EntryRequest(prompt="x", system="S"), endpoint="asyncBatchEmbedContent")
 
 
 @pytest.mark.parametrize(
