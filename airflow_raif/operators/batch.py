@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,7 @@ from airflow_raif.operators._showing import ShowsItsBatch
 from airflow_raif.operators._submitting import RequestsOperator
 
 if TYPE_CHECKING:
+    import jinja2
     from airflow.sdk import Context
 
     from airflow_raif.destinations import Destination
@@ -129,7 +131,22 @@ class _BatchOperator(ShowsItsBatch, BaseOperator):
         raise NotImplementedError
 
 
-class ApplyBatchResultsOperator(_BatchOperator):
+class _DeliveringOperator(BaseOperator):
+    """Has a destination, which is rendered for each execution anew though tasks and runs of one process share it."""
+
+    destination: Destination | None
+
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """Render a copy of what else Airflow would render in its place."""
+        self.destination = _copy_of(self.destination)
+        super().render_template_fields(context, jinja_env)
+
+
+def _copy_of(destination: Destination | None) -> Destination | None:
+    return copy(destination) if hasattr(destination, "template_fields") else destination
+
+
+class ApplyBatchResultsOperator(_DeliveringOperator, _BatchOperator):
     """Fetch a terminal batch's results and write one row per input row, in input order.
 
     Returns the manifest with counts, usage, cost and ``result_uri``. With ``part``, all of it is about the rows of one
@@ -167,7 +184,8 @@ class ApplyBatchResultsOperator(_BatchOperator):
         super().__init__(batch=batch, deferrable=deferrable, **kwargs)
         self.part = part
         self.output_path = output_path
-        self.destination = destination
+        # Mapped tasks are not rendered by themselves, but each is made anew.
+        self.destination = _copy_of(destination)
         self.handler = handler
         self.max_failed_fraction = max_failed_fraction
 
@@ -216,7 +234,7 @@ class CancelBatchOperator(_BatchOperator):
             return runtime.store.get_batch(batch.batch_id).status.value
 
 
-class BatchInferenceOperator(RequestsOperator):
+class BatchInferenceOperator(_DeliveringOperator, RequestsOperator):
     """Submit a batch, wait for it, and apply its results, in one task.
 
     Returns the manifest. Takes the arguments of :class:`SubmitBatchOperator`, and:
@@ -253,7 +271,8 @@ class BatchInferenceOperator(RequestsOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.output_path = output_path
-        self.destination = destination
+        # Mapped tasks are not rendered by themselves, but each is made anew.
+        self.destination = _copy_of(destination)
         self.handler = handler
         self.max_failed_fraction = max_failed_fraction
         self.poll_interval = poll_interval

@@ -7,12 +7,14 @@ import json
 import sys
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk.io import attach
 from pydantic import BaseModel
@@ -516,3 +518,22 @@ def test_the_address_is_a_template(tmp_path):
     operator = ApplyBatchResultsOperator(task_id="t", batch="b" * 32, destination=made[0])
     operator.render_template_fields({"ds": "2026-01-05"})
     assert Path(operator.destination.path).name == "2026-01-05.parquet"
+
+
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_each_execution_renders_it_anew(is_mapped):
+    """Tasks and runs of one process may share a destination, as in ``dag.test()``."""
+    shared = Parquet("file:///moods/{{ ds }}.parquet")
+    arguments = {"task_id": "t", **OPENAI, "destination": shared}
+    found = []
+    with DAG("d", schedule=None) as dag:
+        if is_mapped:
+            task = BatchInferenceOperator.partial(**arguments).expand(requests=[["x"]])
+        else:
+            task = BatchInferenceOperator(**arguments, requests=["x"])
+    for day in ("2026-01-05", "2026-01-06"):
+        instance = SimpleNamespace(task=task.prepare_for_execution(), map_index=0, is_mapped=is_mapped)
+        run = SimpleNamespace(conf={})
+        instance.task.render_template_fields({"ds": day, "ti": instance, "dag": dag, "dag_run": run})
+        found.append(instance.task.destination.path)
+    assert found == ["file:///moods/2026-01-05.parquet", "file:///moods/2026-01-06.parquet"]

@@ -89,7 +89,7 @@ def test_a_group_gives_each_step_what_it_takes():
     submit, wait, apply = (dag.get_task(f"g.{name}") for name in ("submit", "wait", "apply"))
     assert (submit.upstream_task_ids, submit.max_tokens, submit.cancel_on_kill) == ({"first"}, 5, False)
     assert (wait.upstream_task_ids, wait.poll_interval, wait.cancel_on_timeout) == ({"g.submit"}, 3, False)
-    assert (wait.cancel_on_kill, apply.destination, apply.output_path) == (False, TABLE, "file:///out")
+    assert (wait.cancel_on_kill, repr(apply.destination), apply.output_path) == (False, repr(TABLE), "file:///out")
     assert (apply.upstream_task_ids, apply.downstream_task_ids) == ({"g.wait"}, {"last"})
     assert {each.retries for each in (submit, wait, apply)} == {4}
     assert {each.deferrable for each in (submit, wait, apply)} == {False}
