@@ -54,12 +54,12 @@ _RESULT_SHAPES = {
 class Parquet:
     """Writes results as a Parquet file, whole or not at all; each execution of the task writes it anew.
 
-    Its columns are those of a result row, in which ``output``, ``usage`` and ``cost`` are structs; or those that
-    ``columns`` picks. What follows the output schema has the types of that, whatever the answers hold: where it allows
-    several types, or does not name an object's fields, the column is JSON text. A column of the user's own has the type
-    of its values: booleans, integers of 64 bits, doubles, texts, lists of these, and JSON text for objects; integers
-    beside doubles are doubles. If they have no type in common the file is not written, and ``types`` is to say what
-    they are.
+    Its columns are those of a result row but for ``model_response``, in which ``output``, ``usage`` and ``cost`` are
+    structs; or those that ``columns`` picks. What follows the output schema has the types of that, whatever the answers
+    hold: where it allows several types, or does not name an object's fields, the column is JSON text. A column of the
+    user's own has the type of its values: booleans, integers of 64 bits, doubles, texts, lists of these, and JSON text
+    for objects; integers beside doubles are doubles. If they have no type in common the file is not written, and
+    ``types`` is to say what they are.
 
     Applied by parts, each part's rows are in a file of their own, whose name has the first row's position before the
     ending.
