@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import timedelta
 
 import msgspec
@@ -28,7 +29,8 @@ def age_of(value: timedelta | str | None) -> timedelta | None:
     if value is None:
         return None
     if isinstance(value, str) and (found := _AGE.fullmatch(value.strip())):
-        value = timedelta(**{_UNITS[found[2]]: int(found[1])})
+        with suppress(OverflowError):
+            value = timedelta(**{_UNITS[found[2]]: int(found[1])})
     if not isinstance(value, timedelta) or value <= timedelta():
         raise ValueError(f"{value!r} is no age of answers; give a timedelta, or a text such as '30d' or '12h'")
     return value

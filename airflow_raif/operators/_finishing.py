@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     ResultsOperator: TypeAlias = ApplyBatchResultsOperator | BatchInferenceOperator
 
 
+def fraction_of(value: float) -> float:
+    """Return which part of a batch's rows may fail.
+
+    :raises ValueError: it is no fraction; of 5 for five percent nothing would ever be too much.
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f"max_failed_fraction is {value!r}; give a fraction from 0 to 1, such as 0.05")
+    return value
+
+
 def finish(runtime: Runtime, batch: Batch, context: Context, operator: ResultsOperator) -> dict[str, Any]:
     """Fetch, apply and judge; the manifest goes to XCom even when the outcome fails the task."""
     from airflow_raif.hooks.spool import result_folder

@@ -12,7 +12,7 @@ from airflow.sdk import BaseOperator
 from airflow_raif.destinations.handler import Handler, load_handler
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._agents import codec_of
-from airflow_raif.operators._finishing import finish, finish_part
+from airflow_raif.operators._finishing import finish, finish_part, fraction_of
 from airflow_raif.operators._showing import ShowsItsBatch
 from airflow_raif.operators._submitting import RequestsOperator
 
@@ -187,7 +187,7 @@ class ApplyBatchResultsOperator(_DeliveringOperator, _BatchOperator):
         # Mapped tasks are not rendered by themselves, but each is made anew.
         self.destination = _copy_of(destination)
         self.handler = handler
-        self.max_failed_fraction = max_failed_fraction
+        self.max_failed_fraction = fraction_of(max_failed_fraction)
 
     def _do(self, runtime: Runtime, batch: Batch, context: Context) -> dict[str, Any]:
         if self.part is not None:
@@ -274,7 +274,7 @@ class BatchInferenceOperator(_DeliveringOperator, RequestsOperator):
         # Mapped tasks are not rendered by themselves, but each is made anew.
         self.destination = _copy_of(destination)
         self.handler = handler
-        self.max_failed_fraction = max_failed_fraction
+        self.max_failed_fraction = fraction_of(max_failed_fraction)
         self.poll_interval = poll_interval
         self.timeout = _waiting.seconds_of(timeout)
         self.cancel_on_timeout = cancel_on_timeout

@@ -50,10 +50,21 @@ def _own_rates(name: str, row: Mapping[str, Any]) -> tuple[dict[str, int], dict[
             f"price table, {name!r}: give 'input' and any of {_OWN_COLUMNS[1:]} in USD per million tokens at batch"
             f" price{f'; unknown: {sorted(unknown)}' if unknown else ''}"
         )
+    for column, amount in row.items():
+        if not _is_amount(amount):
+            raise ConfigurationError(f"price table, {name!r}: {column} is {str(amount)!r}; give a number of 0 or more")
     table = {"output": 0} | dict.fromkeys(_OWN_COLUMNS[:-1], row["input"]) | dict(row)
     factor = Decimal(str(table.pop("standard_factor", 2)))
     batch = {column: int(Decimal(str(table[column])) * PICO / 10**6) for column in _OWN_COLUMNS}
     return batch, {column: int(rate * factor) for column, rate in batch.items()}, False
+
+
+def _is_amount(value: Any) -> bool:
+    try:
+        amount = Decimal(str(value))
+    except ArithmeticError:
+        return False
+    return amount.is_finite() and amount >= 0
 
 
 def _linear(batch: dict[str, int], standard: dict[str, int], is_estimated: bool) -> Pricer:

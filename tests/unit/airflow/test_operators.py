@@ -122,6 +122,21 @@ def test_an_empty_input_may_skip_the_task(emulator, providers, context, estimate
     assert emulator.state.creates["openai"] == 0
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"max_failed_fraction": 5}, "give a fraction from 0 to 1"),
+        ({"max_failed_fraction": float("nan")}, "give a fraction from 0 to 1"),
+        ({"reuse": "soon"}, "'soon' is no age of answers"),
+        ({"reuse": "99999999999d"}, "'99999999999d' is no age of answers"),
+    ],
+)
+def test_a_wrong_argument_shows_as_the_dag_is_parsed(argument, message):
+    """Not in the night, and not never."""
+    with pytest.raises(ValueError, match=message):
+        BatchInferenceOperator(task_id="t", requests=["a"], **OPENAI, **argument)
+
+
 def test_requests_from_a_file(emulator, providers, context, tmp_path):
     """A JSONL file is read line by line; line separators inside strings end no line."""
     path = tmp_path / "rows.jsonl"

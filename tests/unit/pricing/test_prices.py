@@ -67,3 +67,10 @@ def test_a_wrong_price_row_is_named(row):
     """A typo in the table is an error, not a free lunch."""
     with pytest.raises(ConfigurationError, match="'openai:m': give 'input'"):
         PriceBook({"openai:m": row})
+
+
+@pytest.mark.parametrize("amount", ["NaN", Decimal("Infinity"), -1, "cheap", None])
+def test_a_price_that_is_none_is_named(amount):
+    """A budget would hold nothing back at such prices."""
+    with pytest.raises(ConfigurationError, match="'openai:m': output is .*; give a number of 0 or more"):
+        PriceBook({"openai:m": {"input": 1, "output": amount}})
