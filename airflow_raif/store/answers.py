@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, LargeBinary, delete, func, literal, select, update
+from sqlalchemy import ColumnElement, Connection, LargeBinary, delete, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from airflow_raif.domain.batch import SHARED, Part
-from airflow_raif.domain.status import EntryStatus
+from airflow_raif.domain.status import EntryStatus, FailureReason
 from airflow_raif.store.entries import among_rows_of
 from airflow_raif.store.records import KnownAnswer, chunks
 from airflow_raif.store.tables import UtcDateTime, answer, entry
@@ -17,6 +17,7 @@ from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
 
 _answer = answer.c
+_first = entry.alias("first").c
 _is_answer = (
     entry.c.content_hash.is_not(None),
     entry.c.same_as.is_(None),
@@ -26,33 +27,53 @@ _is_answer = (
 
 def hand_on(connection: Connection, batch_key: int, part: Part) -> int:
     """Give every row that is the same as one of a part what became of that one; it costs nothing again."""
-    first = entry.alias("first")
+    return _hand_on(connection, batch_key, *among_rows_of(part, entry.c.same_as), _first.part_number == part.number)
+
+
+def hand_on_rest(connection: Connection, batch_key: int) -> None:
+    """Leave no row of a batch waiting for another.
+
+    It may have been read only after the part of that one was fetched; or that one is not in the batch, since it was
+    canceled before the part was whole.
+    """
+    is_waiting = entry.c.status == EntryStatus.PENDING.value
+    _hand_on(connection, batch_key, is_waiting)
+    connection.execute(
+        update(entry)
+        .where(entry.c.batch_key == batch_key, entry.c.same_as.is_not(None), is_waiting)
+        .values(
+            status=EntryStatus.FAILED.value,
+            reason=FailureReason.CANCELED.value,
+            error="the row that it is the same as was canceled before it was sent",
+        )
+    )
+
+
+def _hand_on(connection: Connection, batch_key: int, *where: ColumnElement[bool]) -> int:
     shared = ("status", "reason", "error", "result_part", "result_offset", "result_length")
     statement = (
         update(entry)
         .where(
             entry.c.batch_key == batch_key,
             entry.c.same_as.is_not(None),
-            *among_rows_of(part, entry.c.same_as),
-            first.c.batch_key == batch_key,
-            first.c.idx == entry.c.same_as,
-            first.c.part_number == part.number,
-            first.c.status != EntryStatus.PENDING.value,
+            *where,
+            _first.batch_key == batch_key,
+            _first.idx == entry.c.same_as,
+            _first.status != EntryStatus.PENDING.value,
         )
-        .values({name: first.c[name] for name in shared})
+        .values({name: _first[name] for name in shared})
     )
     return connection.execute(statement).rowcount
 
 
 def take_back(connection: Connection, batch_key: int) -> None:
     """Let every row wait again that is the same as one that goes out again."""
-    first = entry.alias("first")
     statement = update(entry).where(
         entry.c.batch_key == batch_key,
         entry.c.same_as.is_not(None),
-        first.c.batch_key == batch_key,
-        first.c.idx == entry.c.same_as,
-        first.c.status == EntryStatus.PENDING.value,
+        _first.batch_key == batch_key,
+        _first.idx == entry.c.same_as,
+        _first.status == EntryStatus.PENDING.value,
     )
     connection.execute(statement.values(status=EntryStatus.PENDING.value, reason=None, error=None))
 

@@ -125,13 +125,19 @@ class Store(EntryStore, MonitorStore, UpkeepStore):
     def mark_fetched(self, batch: Batch, at: datetime) -> Batch:
         """Sum up usage and cost, and stamp once that every result was fetched, if that is so.
 
-        Answers that it took from earlier batches are found in this one from then on.
+        Then no row waits for the answer of another any more, and answers that it took from earlier batches are found in
+        this one.
         """
         with self._transaction() as connection:
-            if batches.mark_fetched(connection, batch, at) and batch.answer_scope is not None:
-                for part in batch.parts:
-                    if part.is_shared:
-                        answers.renew(connection, batch.id, batch.answer_scope, part)
+            is_stamped = batches.mark_fetched(connection, batch, at)
+            fetched = batches.get(connection, batch.batch_id)
+            if not (is_stamped and fetched.has_shared_rows):
+                return fetched
+            answers.hand_on_rest(connection, batch.id)
+            parts.count_outcomes(connection, batch.id)
+            for part in fetched.parts:
+                if part.is_shared and fetched.answer_scope is not None:
+                    answers.renew(connection, batch.id, fetched.answer_scope, part)
             return batches.get(connection, batch.batch_id)
 
     def note_result(self, batch: Batch, result_uri: str) -> None:

@@ -18,6 +18,7 @@ from airflow_raif.services import seen
 from airflow_raif.services.advance import advance_batch, advance_part
 from airflow_raif.services.apply import apply_part, apply_results
 from airflow_raif.services.cancel import cancel_batch
+from airflow_raif.services.fetch import fetch_now
 from airflow_raif.services.manifest import manifest_of
 from airflow_raif.services.outcome import check_outcome
 from airflow_raif.services.poll import fetch_batch_status
@@ -348,6 +349,34 @@ def test_an_attempt_that_broke_off_while_it_read(provider, runtime, emulator, tm
     assert emulator.state.creates[provider] == creates + 3
     by_text = {row["prompt"]: answer["output"] for row, answer in zip(given, found, strict=True)}
     assert all(answer["output"] == by_text[row["prompt"]] for row, answer in zip(given, found, strict=True))
+
+
+def test_answers_that_were_there_before_their_doubles_were_read(provider, runtime, tmp_path):
+    """What a sweep, or somebody by hand, fetched meanwhile is handed on all the same."""
+    given = said("a", "b", "c", "d", "e", "a", "b")
+    with pytest.raises(RuntimeError, match="dies"):
+        start(runtime, broken_off(given, 5))
+    part = fetch_now(runtime, runtime.store.find_by_claim(CLAIM).batch_id).parts[0]
+    assert part.results_fetched_at is not None
+    batch = run(runtime, given)
+    assert [row["status"] for row in results(runtime, batch, tmp_path)] == ["completed"] * 7
+    assert (batch.completed_count, batch.failed_count) == (7, 0)
+
+
+def test_doubles_of_a_row_that_was_canceled_before_its_part_was_whole(emulator, store, tmp_path):
+    """They fail as it would have: none waits for what is not there."""
+    with runtime_of("openai", emulator.url, store, tmp_path, limits={"max_requests": 3}) as runtime:
+
+        def canceled_at_its_end():
+            yield from said("a", "b", "c", "d", "d", "a", "d", "d")
+            cancel_batch(runtime, store.find_by_claim(CLAIM).batch_id)
+
+        batch = finish(runtime, start(runtime, canceled_at_its_end()))
+        assert batch.is_cut_short
+        assert [(row["shelf"], row["reason"]) for row in results(runtime, batch, tmp_path)] == [
+            (number, "canceled") for number in (0, 1, 2, 4, 5, 6)
+        ]
+        assert (batch.completed_count, batch.failed_count) == (0, 6)
 
 
 def test_another_input_after_an_attempt_that_broke_off(runtime):

@@ -78,3 +78,24 @@ def test_rows_that_are_the_same_and_were_sent_each(store):
     for _ in range(2):
         store.keep_answers(batch, SCOPE, store.get_batch(batch.batch_id).parts[0], NOW)
     assert list(store.find_answers(SCOPE, [content], NOW - timedelta(seconds=1))) == [content]
+
+
+def test_no_row_of_a_fetched_batch_waits_for_another(store):
+    """Neither for one that was fetched before it was read, nor for one that is not there."""
+    batch = make(store, "b")
+    store.add_entries(batch, [(0, "a", 0, 0, 9, None)])
+    store.add_part(batch, NewPart(number=0, model="m", request_count=1, request_bytes=9))
+    part = store.get_batch("b").parts[0]
+    store.record_outcomes(batch, [EntryOutcome(0, "completed", None, 0, 5, 7, None, Cost(3, 6))])
+    assert store.hand_on_outcomes(batch, part) == 0
+    store.mark_part_fetched(batch, part, NOW)
+    store.add_entries(
+        batch, [], [(1, "b", 1, 0, 9, None, 0, None, None, None), (3, "d", 1, 9, 9, None, 2, *[None] * 3)]
+    )
+    store.add_part(batch, NewPart(number=1, model=SHARED, request_count=2, request_bytes=18, shared_at=NOW))
+    store.finish_spooling(batch, fingerprint="f", request_count=3, at=NOW)
+    batch = store.mark_fetched(batch, NOW)
+    ((_, late, orphan),) = store.iter_entries(batch)
+    assert (late.status, late.result_part, late.result_offset) == ("completed", 0, 5)
+    assert (orphan.status, orphan.reason) == ("failed", "canceled")
+    assert (batch.completed_count, batch.failed_count) == (2, 1)
