@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.errors import InvalidBatchError
@@ -48,7 +50,9 @@ class Share:
 def find_share(runtime: Runtime, batch_id: str, number: int) -> Share:
     """Return what a part's rows are, and where.
 
-    A part takes the rows of its model in input order, so they are that model's of one range of the input.
+    A part takes the rows of its model in input order, so they are that model's of one range of the input. Where an
+    attempt broke off, an answer that came or was lost since may have put rows between those of a part; then they are
+    dealt out in their order, so that each is in one share.
 
     :raises InvalidBatchError: the batch has no such part, or none that was made of its input.
     """
@@ -56,10 +60,10 @@ def find_share(runtime: Runtime, batch_id: str, number: int) -> Share:
     if batch.spooled_at is None:
         raise InvalidBatchError(f"the input of batch {batch_id} was not read to its end; let its submission finish")
     part = _first_part(batch, number)
-    start = part.first_row
-    if start is None:
+    if part.first_row is None:
         raise InvalidBatchError(f"batch {batch_id} was made by an older version of this package; apply it as a whole")
     same = tuple(each.number for each in batch.parts if each.model == part.model)
+    start = _start_of_rows(runtime, batch, part, same)
     if len(same) == len(batch.parts) and not batch.is_cut_short:
         rows = PartRows(start, start + part.request_count)
     else:
@@ -70,6 +74,23 @@ def find_share(runtime: Runtime, batch_id: str, number: int) -> Share:
         # A round was opened since the batch was read.
         return find_share(runtime, batch_id, number)
     return Share(batch, part, rows, numbers)
+
+
+def _start_of_rows(runtime: Runtime, batch: Batch, part: Part, same: Sequence[int]) -> int:
+    """Return the first row of a part's share: its own, unless a part that begins before goes on beyond that.
+
+    :param same: all parts of its model.
+    """
+    first = [each for each in batch.first_parts if each.model == part.model and each.first_row is not None]
+    start, count, last_row = 0, 0, -1
+    for each in sorted(first, key=attrgetter("first_row")):
+        assert each.first_row is not None  # noqa: S101 - the others were left out
+        is_apart = each.first_row > last_row
+        start = each.first_row if is_apart else runtime.store.end_of_rows(batch, start, same, count)
+        if each.number == part.number:
+            break
+        count, last_row = each.request_count, max(last_row, each.last_row or 0)
+    return start
 
 
 def _first_part(batch: Batch, number: int) -> Part:

@@ -379,6 +379,42 @@ def test_doubles_of_a_row_that_was_canceled_before_its_part_was_whole(emulator, 
         assert (batch.completed_count, batch.failed_count) == (0, 6)
 
 
+def applied_by_parts(runtime, batch, tmp_path):
+    fetch_batch_status(runtime, batch.batch_id)
+    found = []
+    for part in advance_batch(runtime, batch.batch_id, may_fetch=False).first_parts:
+        assert advance_part(runtime, batch.batch_id, part.number).is_fetched
+    for part in batch.first_parts:
+        share = apply_part(runtime, batch.batch_id, part.number, folder(tmp_path / "out"))
+        found += read_rows(share.part.result_uri)
+    return sorted((row["shelf"], row["status"]) for row in found)
+
+
+def test_answers_that_were_lost_while_an_attempt_broke_off(runtime, tmp_path):
+    """Their rows are sent, so that they lie between those of a part before them; each is applied once."""
+    first = run(runtime, said("x"), REUSE, "monday")
+    results(runtime, first, tmp_path)
+    given = said("a", "x", "b", "c", "d", "e", "f", "g")
+    with pytest.raises(RuntimeError, match="dies"):
+        start(runtime, broken_off(given, 6), REUSE)
+    assert delete_spool(runtime.store, runtime.spool, runtime.store.get_batch(first.batch_id), runtime.clock())
+    batch = start(runtime, given, REUSE)
+    assert [(part.first_row, part.last_row) for part in batch.parts] == [(0, 4), (1, 7)]
+    assert applied_by_parts(runtime, batch, tmp_path) == [(number, "completed") for number in range(8)]
+
+
+def test_answers_that_came_while_an_attempt_broke_off(runtime, tmp_path):
+    """Their rows lie between those that others took; each is applied once."""
+    run(runtime, said("v", "w", "x", "y", "z"), REUSE, "monday")
+    given = said("a", "b", "c", "d", "e", "v", "w", "e", "x", "y", "z", "f")
+    with pytest.raises(RuntimeError, match="dies"):
+        start(runtime, broken_off(given, 10), REUSE)
+    run(runtime, said("e"), REUSE, "tuesday")
+    batch = start(runtime, given, REUSE)
+    assert [(part.first_row, part.last_row) for part in batch.parts if part.is_shared] == [(4, 10), (5, 8)]
+    assert applied_by_parts(runtime, batch, tmp_path) == [(number, "completed") for number in range(12)]
+
+
 def test_another_input_after_an_attempt_that_broke_off(runtime):
     """Is seen by what the sent parts were made of."""
     given = said("a", "b", "a", "c", "d", "e")
