@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_raif.cli.arguments import age, moment, positive
+from airflow_raif.cli.arguments import age, moment, money, positive
 from airflow_raif.domain.status import BatchStatus, FailureReason
 
 
@@ -58,6 +58,7 @@ def _acts() -> list[Any]:
             choices=tuple(each.value for each in FailureReason),
         ),
         Arg(("--max-tokens",), help="The limit with which rows go out that were cut off", type=positive),
+        Arg(("--max-cost",), help="What the batch may cost in all from now on, in US dollars", type=money),
         Arg(("--dry-run",), help="Only say what would go out and what it costs", action="store_true"),
     )
     return [

@@ -101,8 +101,8 @@ def retry(args: Any) -> None:
     """Have failed rows of a batch go out again; its task, which is cleared in Airflow, sends them."""
     from airflow_raif.hooks import by_hand
 
-    limit = {"truncated_max_tokens": args.max_tokens}
-    plan, tasks = by_hand.plan_retry(args.batch, args.reason, **limit)
+    limits = {"truncated_max_tokens": args.max_tokens, "max_cost": args.max_cost}
+    plan, tasks = by_hand.plan_retry(args.batch, args.reason, **limits)
     if args.dry_run:
         _write_plan(args, plan, tasks.names if tasks else [])
         return
@@ -110,7 +110,7 @@ def retry(args: Any) -> None:
         cleared = f" Cleared in Airflow: {', '.join(tasks.names)}." if tasks else ""
         ask(f"Have {_described(plan)} of batch {args.batch} go out again?{cleared}")
     with progress("Writing requests", plan.entry_count) as on_rows:
-        done = by_hand.retry(args.batch, args.reason, on_rows=on_rows, **limit)
+        done = by_hand.retry(args.batch, args.reason, on_rows=on_rows, **limits)
     _tell(args, done)
 
 

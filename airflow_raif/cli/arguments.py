@@ -16,6 +16,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def money(text: str) -> int:
+    """Read an amount of US dollars, as picodollars."""
+    from airflow_raif.domain.money import picodollars
+
+    try:
+        return picodollars(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
+
+
 def age(text: str) -> timedelta:
     """Read a duration: ``30d``, ``12h``."""
     found = re.fullmatch(r"([0-9]{1,4})([mhdw])", text)

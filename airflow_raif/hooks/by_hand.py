@@ -118,10 +118,15 @@ def resume(batch_id: str, *, on_rows: OnRows = nobody) -> Done:
 
 
 def plan_retry(
-    batch_id: str, reasons: Collection[str] | None = None, *, truncated_max_tokens: int | None = None
+    batch_id: str,
+    reasons: Collection[str] | None = None,
+    *,
+    truncated_max_tokens: int | None = None,
+    max_cost: int | None = None,
 ) -> tuple[RetryPlan, ClearedTasks | None]:
     """Return what a retry of failed rows would send and cost, and which tasks would run again; nothing is changed.
 
+    :param max_cost: see :func:`~airflow_raif.services.retry.retry_failed`.
     :return: no tasks: none made the batch.
     :raises InvalidBatchError: nothing can be retried; says why.
     :raises TaskMissingError: Airflow does not know its task any more.
@@ -129,7 +134,7 @@ def plan_retry(
     from airflow_raif.services.retry import plan_retry
 
     with _open(batch_id) as (runtime, batch):
-        plan = plan_retry(runtime, batch_id, reasons, truncated_max_tokens=truncated_max_tokens)
+        plan = plan_retry(runtime, batch_id, reasons, truncated_max_tokens=truncated_max_tokens, max_cost=max_cost)
     return plan, None if batch.claim is None else clear_task(batch.claim, dry_run=True)
 
 
@@ -138,6 +143,7 @@ def retry(
     reasons: Collection[str] | None = None,
     *,
     truncated_max_tokens: int | None = None,
+    max_cost: int | None = None,
     on_rows: OnRows = nobody,
 ) -> Done:
     """Have failed rows of a batch go out again, by its task, which is cleared.
@@ -152,7 +158,7 @@ def retry(
     with _open(batch_id, on_rows) as (runtime, batch):
         if batch.claim is not None:
             clear_task(batch.claim, dry_run=True)
-        batch = retry_failed(runtime, batch_id, reasons, truncated_max_tokens=truncated_max_tokens)
+        batch = retry_failed(runtime, batch_id, reasons, truncated_max_tokens=truncated_max_tokens, max_cost=max_cost)
     count = sum(part.request_count for part in batch.parts if part.is_unsent)
     rows = "1 row" if count == 1 else f"{count} rows"
     sentence = f"Round {batch.parts[-1].round} of batch {batch_id} has {rows}, which go out again."

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 from airflow_raif.domain.batch import Batch
-from airflow_raif.domain.errors import InvalidBatchError
+from airflow_raif.domain.errors import BudgetExceededError, ConfigurationError, InvalidBatchError
+from airflow_raif.domain.money import dollars
 from airflow_raif.domain.queue import tokens_of
 from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.status import EntryStatus, FailureReason
@@ -40,10 +41,11 @@ def plan_retry(
     reasons: Collection[str] | None = None,
     *,
     truncated_max_tokens: int | None = None,
+    max_cost: int | None = None,
 ) -> RetryPlan:
     """Return what :func:`retry_failed` would send, and about what it costs; nothing is changed.
 
-    :raises InvalidBatchError: as there.
+    :raises InvalidBatchError: as there, and so are the others.
     """
     batch = runtime.store.get_batch(batch_id)
     wanted = _wanted(batch, reasons, truncated_max_tokens)
@@ -62,8 +64,9 @@ def plan_retry(
     counts: Counter[str] = Counter()
     for each in failed:
         counts[str(each.reason)] += each.count
-    cost, covers_answers = _estimate(runtime, batch, tallies, failed)
-    return RetryPlan(counts.total(), dict(counts), cost, covers_answers)
+    plan = RetryPlan(counts.total(), dict(counts), *_estimate(runtime, batch, tallies, failed))
+    _check_cost(batch, plan, batch.budget.max_cost if max_cost is None else max_cost)
+    return plan
 
 
 def retry_failed(
@@ -72,6 +75,7 @@ def retry_failed(
     reasons: Collection[str] | None = None,
     *,
     truncated_max_tokens: int | None = None,
+    max_cost: int | None = None,
 ) -> Batch:
     """Make a new round of a batch's failed rows, whatever its policy and its rounds so far.
 
@@ -81,11 +85,14 @@ def retry_failed(
     :param reasons: only rows that failed for one of these; default: every failed row, those that were cut off only
         with a higher limit.
     :param truncated_max_tokens: the limit with which rows that were cut off go out; default: the batch's policy's.
+    :param max_cost: what the batch may cost from now on, in picodollars, with what it cost so far; default: as before.
     :return: the batch, which runs again.
     :raises InvalidBatchError: it is not over and fetched, its task goes on with another batch, its spool was deleted,
         or no row of it failed for these reasons.
+    :raises BudgetExceededError: with the retry it would cost more than it may.
+    :raises ConfigurationError: what it may cost is limited, and what the retry will cost cannot be told.
     """
-    plan = plan_retry(runtime, batch_id, reasons, truncated_max_tokens=truncated_max_tokens)
+    plan = plan_retry(runtime, batch_id, reasons, truncated_max_tokens=truncated_max_tokens, max_cost=max_cost)
     batch = runtime.store.get_batch(batch_id)
     count = repeat_entries(runtime, batch, _wanted(batch, reasons, truncated_max_tokens))
     if count == 0:
@@ -94,6 +101,8 @@ def retry_failed(
             " batch up at the same time, or rows that were cut off have as high a limit already; look at it again"
         )
     log.info("Batch %s: %s failed rows go out again, as told", batch_id, count)
+    if max_cost is not None:
+        return runtime.store.set_budget(batch, msgspec.structs.replace(batch.budget, max_cost=max_cost))
     return runtime.store.get_batch(batch_id)
 
 
@@ -130,6 +139,26 @@ def _check(batch: Batch, wanted: Selection) -> None:
     if batch.was_canceled and FailureReason.CANCELED not in wanted.reasons:
         raise InvalidBatchError(
             f"{name} was canceled, so its rows go out together with those that were canceled; add that reason"
+        )
+
+
+def _check_cost(batch: Batch, plan: RetryPlan, max_cost: int | None) -> None:
+    """See to it that a batch does not cost more than it may by being retried."""
+    if max_cost is None:
+        return
+    paid, cost = batch.cost.batch or 0, plan.cost.batch
+    if cost is None:
+        raise ConfigurationError(
+            f"batch {batch.batch_id} has a budget, but not every price of its failed rows is known; put it into [raif]"
+            " price_table"
+        )
+    if paid + cost > max_cost:
+        alone = "" if plan.covers_answers else " for the requests alone"
+        raise BudgetExceededError(
+            f"batch {batch.batch_id} cost {dollars(paid)} so far, and its {plan.entry_count:,} failed rows would cost"
+            f" about {dollars(cost)} more{alone}; that is more than its max_cost of {dollars(max_cost)} together, and"
+            " nothing is sent. Say what it may cost in all with 'airflow raif batches retry"
+            f" {batch.batch_id} --max-cost', or retry fewer rows with --reason"
         )
 
 

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from airflow_raif.domain.errors import CanceledBatchError, InvalidBatchError
+from airflow_raif.domain.errors import BudgetExceededError, CanceledBatchError, ConfigurationError, InvalidBatchError
+from airflow_raif.domain.money import Budget, dollars
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.domain.usage import Cost
@@ -146,6 +147,27 @@ def test_the_cost_where_no_row_was_answered(provider, runtime, emulator, tmp_pat
     assert plan.cost.batch == pytest.approx(price(type(batch.usage)(input_tokens=size // 4)).batch, rel=0.05)
     unpriced = dataclasses.replace(runtime, prices=NoPrices())
     assert plan_retry(unpriced, batch.batch_id).cost.batch is None
+    with pytest.raises(ConfigurationError, match="not every price of its failed rows is known; put it into"):
+        plan_retry(unpriced, batch.batch_id, max_cost=1)
+
+
+def test_a_retry_that_brings_the_batch_over_its_budget(provider, runtime, emulator, tmp_path):
+    """It is refused, and told why; a higher limit stays the batch's own."""
+    emulator.state.faults.rows.append(RowFault(kind="errored", rows=[0, 1], batches=-1))
+    priced = dataclasses.replace(runtime, prices=PriceBook({MODELS[provider]: {"input": 1000, "output": 1000}}))
+    batch = finish(priced, start(priced, 4), tmp_path)
+    each = batch.cost.batch // 2
+    priced.store.set_budget(batch, Budget(each * 3, expected_output_tokens=7))
+    told = rf"cost \{dollars(each * 2)} so far, and its 2 failed rows would cost about \{dollars(each * 2)} more; that"
+    for refused in (plan_retry, retry_failed):
+        with pytest.raises(BudgetExceededError, match=rf"{told} is more than its max_cost of \{dollars(each * 3)}"):
+            refused(priced, batch.batch_id)
+    with pytest.raises(BudgetExceededError, match=f"'airflow raif batches retry {batch.batch_id} --max-cost'"):
+        retry_failed(priced, batch.batch_id, max_cost=each * 4 - 1)
+    assert priced.store.get_batch(batch.batch_id).status is BatchStatus.ENDED
+    assert retry_failed(priced, batch.batch_id, max_cost=each * 4).budget == Budget(each * 4, 7)
+    batch = finish(priced, batch, tmp_path)
+    assert (batch.failed_count, batch.budget.max_cost) == (2, each * 4)
 
 
 class NoPrices(PriceBook):

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from airflow_raif.domain.batch import Claim
+from airflow_raif.domain.money import Budget
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.emulator.faults import HttpFault
 from airflow_raif.plugin import actions
@@ -85,6 +86,17 @@ def test_expire_gives_a_batch_up(world, client_of, running):
     assert "what still runs is canceled" in page
     act(client_of("op"), running, "expire")
     assert world.store.get_batch(running).status is BatchStatus.CANCELED
+
+
+def test_a_retry_over_a_budget_is_refused(world, client_of, with_runs):
+    """Before anything is asked, with what it would cost and how the limit is raised."""
+    batch = world.store.get_batch(world.id("partial"))
+    world.store.set_budget(batch, Budget(max_cost=1))
+    answer = client_of("user").get(f"/raif/batches/{batch.batch_id}/retry")
+    world.store.set_budget(batch, batch.budget)
+    assert answer.status_code == 409
+    assert "is more than its max_cost of $0.0000 together" in answer.text
+    assert "--max-cost" in answer.text
 
 
 def test_a_retry_tells_its_cost_and_leaves_the_sending_to_a_worker(world, client_of, with_runs):

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from airflow_raif.domain.batch import Claim
+from airflow_raif.domain.money import Budget, picodollars
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.emulator.faults import HttpFault, RowFault
 from airflow_raif.emulator.settings import Progress
@@ -104,9 +105,25 @@ def test_retry_of_chosen_rows(world, raif_store, command):
     assert shape["parts"][1]["request_count"] == 1
 
 
+def test_retry_over_a_budget_needs_a_higher_one(world, raif_store, command):
+    """The refusal tells what to say; what was said is the batch's limit from then on."""
+    batch = raif_store.set_budget(fetched(world), Budget(max_cost=1))
+    for words in (("--dry-run",), ("--yes",), ("--yes", "--max-cost", "0.000001")):
+        refused = command("retry", batch.batch_id, *words)
+        assert (refused.code, refused.out) == (1, "")
+        assert "is more than its max_cost of $0.0000 together, and nothing is sent" in refused.err
+    assert raif_store.get_batch(batch.batch_id) == batch
+    assert command("retry", batch.batch_id, "--yes", "--max-cost", "1.5").code == 0
+    assert raif_store.get_batch(batch.batch_id).budget.max_cost == picodollars("1.5")
+
+
 @pytest.mark.parametrize(
-    "words", [["--reason", "lost"], ["--max-tokens", "0"], ["--max-tokens", "many"], ["-o", "yaml"]]
-)
+    "words",
+    [
+        ["--reason", "lost"], ["--max-tokens", "0"], ["--max-tokens", "many"], ["--max-cost", "0"],
+        ["--max-cost", "much"], ["-o", "yaml"],
+    ],
+)  # fmt: skip
 def test_wrong_usage_of_retry_ends_with_2(raif_home, command, words):
     assert command("retry", "b", *words).code == 2
 
