@@ -29,7 +29,7 @@ class RetryPlan(msgspec.Struct, frozen=True):
     entry_count: int
     #: How many of them failed for which reason.
     counts: dict[str, int]
-    #: At the mean cost of the rows of their model that were answered; unknown where no price is.
+    #: At the mean cost of the rows of their model that were billed; unknown where no price is.
     cost: Cost
     #: False: no row was answered yet, so that the cost is that of the requests alone.
     covers_answers: bool
@@ -181,17 +181,18 @@ def _estimate(
 ) -> tuple[Cost, bool]:
     """Return about what entries cost if they are sent again, and whether that covers their answers."""
     models = {part.number: part.model for part in batch.parts}
-    answered: dict[str, list[EntryTally]] = {}
+    billed: dict[str, list[EntryTally]] = {}
     for each in tallies:
-        if each.status == EntryStatus.COMPLETED and each.priced_count and each.part_number in models:
-            answered.setdefault(models[each.part_number], []).append(each)
+        # Also what was billed and failed, as an answer that was cut off.
+        if each.priced_count and each.part_number in models:
+            billed.setdefault(models[each.part_number], []).append(each)
     total, standard, covers_answers = 0, 0, True
     for each in failed:
         model = models[each.part_number]
-        if model in answered:
-            count = sum(every.priced_count for every in answered[model])
-            total += sum(every.batch_cost for every in answered[model]) * each.count // count
-            standard += sum(every.standard_cost for every in answered[model]) * each.count // count
+        if model in billed:
+            count = sum(every.priced_count for every in billed[model])
+            total += sum(every.batch_cost for every in billed[model]) * each.count // count
+            standard += sum(every.standard_cost for every in billed[model]) * each.count // count
             continue
         covers_answers = False
         row = Usage(input_tokens=tokens_of(each.request_bytes // each.count))

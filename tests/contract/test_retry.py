@@ -151,6 +151,15 @@ def test_the_cost_where_no_row_was_answered(provider, runtime, emulator, tmp_pat
         plan_retry(unpriced, batch.batch_id, max_cost=1)
 
 
+def test_the_cost_where_every_answer_failed(provider, runtime, emulator, tmp_path):
+    """What was billed tells what it costs, whatever became of it."""
+    emulator.state.faults.rows.append(RowFault(kind="truncated", rows=[0, 1, 2], batches=-1))
+    batch = finish(runtime, start(runtime, 3), tmp_path)
+    plan = plan_retry(runtime, batch.batch_id, truncated_max_tokens=900)
+    assert plan.covers_answers
+    assert plan.cost.batch == batch.cost.batch > 0
+
+
 def test_a_retry_that_brings_the_batch_over_its_budget(provider, runtime, emulator, tmp_path):
     """It is refused, and told why; a higher limit stays the batch's own."""
     emulator.state.faults.rows.append(RowFault(kind="errored", rows=[0, 1], batches=-1))
