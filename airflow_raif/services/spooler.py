@@ -41,22 +41,22 @@ class Spooler:
 
     def __post_init__(self) -> None:
         self.runtime, self.batch = self.reader.runtime, self.reader.batch
-        self._answers = _AnswerFile(self.runtime.folder(self.batch.batch_id))
+        self._folder = self.runtime.folder(self.batch.batch_id)
+        self._answers = _AnswerFile(self._folder)
 
     def spool(self, rows: Iterable[Any]) -> None:
         """Read every row.
 
         :raises InvalidBatchError: there is none, or one cannot be sent.
         """
-        folder = self.runtime.folder(self.batch.batch_id)
         recorded = RecordedParts(self.runtime.store, self.batch, self.fingerprint, self._tell)
-        row_files = RowFiles(folder)
+        row_files = RowFiles(self._folder)
 
         def before_part() -> None:
             self._flush_entries()
             row_files.publish()
 
-        files = PartFiles(folder, self.reader.limits, self._on_part, before_part, taken=recorded.numbers)
+        files = PartFiles(self._folder, self.reader.limits, self._on_part, before_part, taken=recorded.numbers)
         with ExitStack() as stack:
             for each in (self._answers, row_files, files):
                 stack.enter_context(each)
@@ -89,10 +89,13 @@ class Spooler:
             self._flush_entries()
 
     def _on_part(self, new: NewPart) -> None:
-        at = None
+        at, name = None, results_file(new.number)
         if new.model == SHARED:
             self._answers.publish()
             at = self.runtime.clock()
+        elif self.batch.spool_attempt and self._folder.exists(name):
+            # Answers that an attempt put there before it broke off would be taken for the part's results.
+            self._folder.remove(name)
         new = msgspec.structs.replace(new, digest=str(self.fingerprint), rows_read=self.count, shared_at=at)
         self._tell(self.runtime.store.add_part(self.batch, new))
 

@@ -7,8 +7,14 @@ from datetime import timedelta
 
 import pytest
 
-from airflow_raif.domain.batch import Claim
-from airflow_raif.domain.errors import FailedBatchError, InputChangedError, InvalidBatchError, InvalidRequestError
+from airflow_raif.domain.batch import SHARED, Claim
+from airflow_raif.domain.errors import (
+    FailedBatchError,
+    InputChangedError,
+    InvalidBatchError,
+    InvalidRequestError,
+    StoreUnavailableError,
+)
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.sharing import Sharing
 from airflow_raif.domain.status import BatchStatus
@@ -413,6 +419,27 @@ def test_answers_that_came_while_an_attempt_broke_off(runtime, tmp_path):
     batch = start(runtime, given, REUSE)
     assert [(part.first_row, part.last_row) for part in batch.parts if part.is_shared] == [(4, 10), (5, 8)]
     assert applied_by_parts(runtime, batch, tmp_path) == [(number, "completed") for number in range(12)]
+
+
+def test_an_attempt_that_broke_off_as_it_wrote_a_part_of_answers(runtime, store, tmp_path, monkeypatch):
+    """What it left in the spool is not taken for the results of a part that gets the number later."""
+    first = run(runtime, said("v", "w", "x", "y", "z"), REUSE, "monday")
+    results(runtime, first, tmp_path)
+    given = said("a", "b", "c", "d", "e", "v", "w", "x", "y", "z", "f")
+    add_part = type(store).add_part
+
+    def away(store, batch, new):
+        if new.model == SHARED:
+            raise StoreUnavailableError("the store does not answer")
+        return add_part(store, batch, new)
+
+    with monkeypatch.context() as patched, pytest.raises(StoreUnavailableError):
+        patched.setattr(type(store), "add_part", away)
+        start(runtime, given, REUSE)
+    assert delete_spool(store, runtime.spool, store.get_batch(first.batch_id), runtime.clock())
+    batch = run(runtime, given, REUSE)
+    assert [(part.round, part.request_count) for part in batch.parts] == [(0, 4), (0, 4), (0, 3)]
+    assert {row["status"] for row in results(runtime, batch, tmp_path)} == {"completed"}
 
 
 def test_another_input_after_an_attempt_that_broke_off(runtime):
