@@ -254,7 +254,8 @@ class _RowWriter:
             row.error = _Error(entry.error)
         if entry.result_offset is None or entry.result_length is None or entry.result_part is None:
             return row
-        raw = self._raw(entry.result_part, entry.result_offset, entry.result_length)
+        place = (entry.result_part, entry.result_offset, entry.result_length)
+        raw = self._raw(*place, is_double=entry.same_as is not None)
         result, has_calls = self._read_raw(raw), True
         if entry.status == _COMPLETED:
             row.output = self._output(raw, result)
@@ -274,7 +275,13 @@ class _RowWriter:
             row.cost = _Cost(_usd(entry.batch_cost), _usd(entry.standard_cost))
         return row
 
-    def _raw(self, part: int, offset: int, length: int) -> bytes:
+    def _raw(self, part: int, offset: int, length: int, *, is_double: bool) -> bytes:
+        if is_double and part not in self._results and len(self._results) >= MAX_OPEN_PARTS:
+            # Those that follow each other may be of any parts: each part would be opened, and downloaded, many times.
+            try:
+                return self._folder.read(results_file(part), offset, length)
+            except FileNotFoundError as error:
+                raise self._gone(part) from error
         if part != self._part:
             self._results[part] = self._results.pop(part) if part in self._results else self._open(part)
             self._part = part
@@ -285,13 +292,16 @@ class _RowWriter:
     def _open(self, part: int) -> _ResultsFile:
         name = results_file(part)
         if not self._folder.exists(name):
-            raise InvalidBatchError(
-                f"the results of part {part} are not in the spool at {self._folder.uri} any more; put {name} back to"
-                " apply the batch"
-            )
+            raise self._gone(part)
         with ExitStack() as stack:
             file_number = stack.enter_context(self._folder.local_copy(name)).fileno()
             return _ResultsFile(file_number, stack.pop_all().close)
+
+    def _gone(self, part: int) -> InvalidBatchError:
+        return InvalidBatchError(
+            f"the results of part {part} are not in the spool at {self._folder.uri} any more; put {results_file(part)}"
+            " back to apply the batch"
+        )
 
     def _close(self) -> None:
         for each in self._results.values():

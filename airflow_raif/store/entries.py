@@ -328,6 +328,7 @@ def page(connection: Connection, batch_key: int, start: int, size: int, rows: Pa
     columns = (
         entry.c.idx, entry.c.custom_id, entry.c.status, entry.c.reason, entry.c.error, entry.c.result_part,
         entry.c.result_offset, entry.c.result_length, entry.c.batch_cost, entry.c.standard_cost, entry.c.input_tokens,
+        entry.c.same_as,
     )  # fmt: skip
     statement = select(*columns).where(*_of(batch_key, rows), entry.c.idx >= start).order_by(entry.c.idx).limit(size)
     found: Sequence[Any] = connection.execute(statement).all()

@@ -177,6 +177,8 @@ class EntryRow(msgspec.Struct, frozen=True, gc=False):
     standard_cost: int | None
     #: ``None``: no tokens were billed for it.
     input_tokens: int | None
+    #: The row whose answer it takes.
+    same_as: int | None
 
 
 class KnownAnswer(msgspec.Struct, frozen=True, gc=False):

@@ -6,6 +6,7 @@ import dataclasses
 from datetime import timedelta
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_raif.domain.batch import SHARED, Claim
 from airflow_raif.domain.errors import (
@@ -20,7 +21,7 @@ from airflow_raif.domain.sharing import Sharing
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.emulator.faults import HttpFault, RowFault
 from airflow_raif.emulator.settings import Progress
-from airflow_raif.services import seen
+from airflow_raif.services import apply, seen
 from airflow_raif.services.advance import advance_batch, advance_part
 from airflow_raif.services.apply import apply_part, apply_results
 from airflow_raif.services.cancel import cancel_batch
@@ -31,6 +32,7 @@ from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.retain import delete_spool
 from airflow_raif.services.retry import retry_failed
 from airflow_raif.services.start import start_batch
+from airflow_raif.spool.files import Folder, results_file
 from tests.support import ANSWER, CLAIM, MODELS, PROVIDERS, defaults_of, folder, read_rows, runtime_of
 
 REUSE = Sharing(reuse_for=timedelta(days=30))
@@ -332,6 +334,31 @@ def test_rows_that_went_out_again_while_their_doubles_were_written(runtime, emul
     assert seen == ["failed"]
     assert [(row["shelf"], row["status"]) for row in read_rows(share.part.result_uri)] == [(2, "completed")]
     assert share.batch.failed_count == 0
+
+
+def test_doubles_of_many_parts_on_object_storage(runtime, tmp_path, monkeypatch):
+    """The results of a part are not downloaded once more for each row that is the same as one of it."""
+    storage = MemoryFileSystem()
+    remote = dataclasses.replace(runtime, spool=Folder(storage, "/doubles", "memory://doubles"))
+    texts = [f"text {n}" for n in range(32)]
+    given = said(*texts, *(texts[n * 5 % 32] for n in range(64)))
+    batch = run(remote, given)
+    get_file, copied = storage.get_file, []
+    monkeypatch.setattr(storage, "get_file", lambda path, *given: copied.append(path) or get_file(path, *given))
+    found = results(remote, batch, tmp_path)
+    assert all(row["output"] == found[n * 5 % 32]["output"] for n, row in enumerate(found[32:]))
+    assert len(copied) == 8
+    storage.rm("/doubles", recursive=True)
+
+
+def test_doubles_whose_results_are_gone_from_the_spool(runtime, tmp_path, monkeypatch):
+    """The error names the file."""
+    monkeypatch.setattr(apply, "MAX_OPEN_PARTS", 1)
+    batch = run(runtime, said("a", "b", "c", "d", "e", "e", "a"))
+    shared = next(part.number for part in batch.parts if part.is_shared)
+    (tmp_path / "spool" / batch.batch_id / results_file(0)).unlink()
+    with pytest.raises(InvalidBatchError, match=f"put {results_file(0)} back"):
+        apply_part(runtime, batch.batch_id, shared, folder(tmp_path / "out"))
 
 
 def broken_off(given, after):
