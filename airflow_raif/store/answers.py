@@ -71,6 +71,7 @@ def take_back(connection: Connection, batch_key: int) -> None:
     statement = update(entry).where(
         entry.c.batch_key == batch_key,
         entry.c.same_as.is_not(None),
+        entry.c.status != EntryStatus.PENDING.value,
         _first.batch_key == batch_key,
         _first.idx == entry.c.same_as,
         _first.status == EntryStatus.PENDING.value,

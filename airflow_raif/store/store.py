@@ -390,6 +390,7 @@ class Store(EntryStore, MonitorStore, UpkeepStore):
     ) -> bool:
         """Let smaller parts take the place of one that is too large; False: it is not there to be divided any more."""
         with self._transaction() as connection:
+            parts.lock(connection, batch.id)
             if not parts.retire(connection, batch, part, at):
                 return False
             for each in new:
