@@ -118,7 +118,7 @@ def _http_error(request: Request, error: Exception) -> Response:
     # A page that updates itself asks, too; what it gets must not be a form to log in.
     is_page = not api.is_asked(request) and "hx-request" not in request.headers
     if error.status_code == 401 and is_page:
-        here = quote(f"{request.url.path}?{request.url.query}".rstrip("?"), safe="/?=&%:{}")
+        here = quote(f"{request.url.path}?{request.url.query}".rstrip("?"), safe="/?=&%:+{}")
         return RedirectResponse(login_url(here), status_code=302)
     return _answer(request, error.status_code, str(error.detail), error.headers)
 
