@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from airflow_raif.domain.status import BatchStatus, EntryStatus, FailureReason
 from airflow_raif.store import CostFilter, CostGroup, Cursor, EntriesWanted, PageWanted, Visible, Wanted
@@ -175,4 +175,6 @@ class CostListing(BaseModel):
 class CostGroups(CostListing):
     """The same, and what they are added up by."""
 
-    by: list[CostGroup] = Field(default_factory=list, description="Nothing: one sum of all.")
+    by: Annotated[list[CostGroup], AfterValidator(lambda by: list(dict.fromkeys(by)))] = Field(
+        default_factory=list, description="Nothing: one sum of all."
+    )

@@ -131,4 +131,5 @@ def test_costs(world, get):
     assert Decimal(total["cost"]["batch"]) * 10**12 == sum(
         world.store.get_batch(batch.batch_id).cost.batch or 0 for batch in world.batches.values()
     )
+    assert get("/raif/api/costs?by=dag&by=dag").json()["costs"] == by_dag
     assert get("/raif/api/costs?until=2020-01-01").json()["costs"] == []
