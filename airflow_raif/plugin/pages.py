@@ -48,6 +48,8 @@ def show_task(request: Request, viewer: ViewerDep, store: StoreDep, asked: Annot
     if asked.dag_id is None or asked.task_id is None:
         raise HTTPException(422, "Name a Dag and a task.")
     found = store.list_batches(viewer.sees(store), asked.wanted(), asked.at())
-    if len(found.batches) == 1:
+    # Who narrows the list, or turns its pages, looks at the list, however little is left in it.
+    is_tab = asked.model_dump(exclude_defaults=True).keys() <= {"dag_id", "run_id", "task_id", "map_index"}
+    if is_tab and len(found.batches) == 1:
         return RedirectResponse(f"{request.scope['root_path']}/batches/{found.batches[0].batch_id}", status_code=302)
     return list_batches(request, viewer, store, asked)

@@ -71,6 +71,11 @@ def test_the_tab_of_a_task_shows_its_batch(world, client_of):
     mapped = get("/raif/task", params={"dag_id": "tickets", "run_id": seed.RUN, "task_id": "ask", "map_index": 2})
     assert mapped.headers["location"] == f"/raif/batches/{world.id('mapped')}"
     assert len(listed(text_of(get("/raif/task?dag_id=product_tags&task_id=ask")))) == 3
+    assert len(listed(text_of(get("/raif/task?dag_id=product_tags&task_id=ask&limit=1")))) == 1
+    assert len(listed(text_of(get("/raif/task?dag_id=product_tags&task_id=ask&status=canceled")))) == 1
+    first = text_of(get("/raif/task?dag_id=product_tags&task_id=ask&limit=2"))
+    (following,) = re.findall(r'<a id="page-next" rel="next" href="(\?[^"]+)"', first)
+    assert len(listed(text_of(get(f"/raif/task{following.replace('&amp;', '&')}")))) == 1
     assert "No batch is like this" in text_of(get("/raif/task?dag_id=nobody&task_id=ask"))
 
 
