@@ -182,6 +182,8 @@ def test_costs_of_days_dags_models_and_providers(world, client_of):
     assert "No batch of these days" in text_of(client_of("admin").get("/raif/cost?since=2020-01-01&until=2020-01-05"))
     only = text_of(client_of("admin").get("/raif/cost?dag_id=product_tags"))
     assert "nightly_reviews" not in only
+    (day,) = re.findall(r'<th scope="row" data-label="Day"><a href="/raif/\?([^"]+)"', only)
+    assert "dag_id=product_tags" in day
 
 
 def test_every_answer_says_what_a_browser_may_do_with_it(world, client_of):
