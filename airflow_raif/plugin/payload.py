@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
+from fastapi import HTTPException
 
 from airflow_raif.adapters.base import ConnectionSettings
 from airflow_raif.adapters.registry import make_adapter
@@ -15,6 +17,8 @@ from airflow_raif.domain.result import EntryResult
 from airflow_raif.hooks.spool import spool_folder
 from airflow_raif.spool.files import requests_file, results_file
 from airflow_raif.store import ListedEntry
+
+log = logging.getLogger(__name__)
 
 #: Bytes of a request or a result that a page shows; more of it is there to be downloaded.
 SHOWN_BYTES = 64 * 1024
@@ -46,12 +50,21 @@ def result_place(entry: ListedEntry) -> tuple[str, int, int] | None:
 
 
 def read(batch: Batch, place: tuple[str, int, int], most: int | None = None) -> bytes | None:
-    """Return a request or a result, or so many bytes of its beginning; ``None``: the spool does not have it."""
+    """Return a request or a result, or so many bytes of its beginning; ``None``: the spool does not have it.
+
+    :raises HTTPException: 503, whether it does cannot be told.
+    """
     name, offset, length = place
     try:
         return spool_folder().child(batch.batch_id).read(name, offset, length if most is None else min(length, most))
     except FileNotFoundError:
         return None
+    except RaifError:
+        raise
+    except Exception as error:
+        log.exception("%s of batch %s cannot be read", name, batch.batch_id)
+        told = f"The spool cannot be read now ({type(error).__name__}); the log of the API server says why."
+        raise HTTPException(503, told) from error
 
 
 def whole(batch: Batch, entry: ListedEntry, which: Which) -> bytes | None:
@@ -86,9 +99,9 @@ def answer_of(batch: Batch, entry: ListedEntry) -> EntryResult | None:
     raw = read(batch, place)
     if raw is None:
         return None
-    # Reading needs no key.
-    adapter = make_adapter(ConnectionSettings(provider=batch.provider, api_key=""))
     try:
+        # Reading needs no key.
+        adapter = make_adapter(ConnectionSettings(provider=batch.provider, api_key=""))
         return adapter.apply_batch_result(raw)
     except RaifError:
         return None

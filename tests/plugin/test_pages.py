@@ -126,6 +126,39 @@ def test_an_entry_shows_request_and_answer(world, client_of):
     assert "The box came open" in text_of(get(f"/raif/batches/{world.id('mapped')}/entries/4"))
 
 
+def test_a_spool_that_cannot_be_read_is_told(world, client_of):
+    """Whatever the file system says, in a page and in JSON."""
+    file = world.home / "spool" / world.id("mapped") / "part-00000.results.jsonl"
+    file.rename(file.with_suffix(".away"))
+    file.mkdir()
+    try:
+        for path in (f"/raif/batches/{world.id('mapped')}", f"/raif/api/batches/{world.id('mapped')}"):
+            answer = client_of("admin").get(f"{path}/entries/3/result" if "api" in path else f"{path}/entries/3")
+            assert answer.status_code == 503
+            assert "The spool cannot be read now (IsADirectoryError)" in answer.text
+    finally:
+        file.rmdir()
+        file.with_suffix(".away").rename(file)
+
+
+def test_an_entry_of_a_provider_that_is_not_there_any_more(world, client_of):
+    """Its package was uninstalled: request and result are shown as they are."""
+    batch = world.store.get_batch(world.id("applied"))
+
+    def rename(provider):
+        with world.store._transaction() as connection:
+            statement = text("UPDATE raif_batch SET provider = :provider WHERE id = :id")
+            connection.execute(statement, {"provider": provider, "id": batch.id})
+
+    rename("gone")
+    try:
+        page = text_of(client_of("admin").get(f"/raif/batches/{batch.batch_id}/entries/30"))
+    finally:
+        rename(batch.provider)
+    assert "Great shoes, slow delivery. (30)" in page
+    assert "Result as received" in page
+
+
 def test_a_large_request_is_shown_in_part(world, client_of, monkeypatch):
     """Of what is long only the beginning is read."""
     monkeypatch.setattr("airflow_raif.plugin.payload.SHOWN_BYTES", 40)
