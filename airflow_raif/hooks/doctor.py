@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from airflow.sdk import conf
 
-from airflow_raif.domain.errors import AuthenticationError, ConfigurationError, ProviderError, RaifError
+from airflow_raif.domain.errors import AuthenticationError, ProviderError, RaifError
 
 if TYPE_CHECKING:
     from airflow_raif.spool.files import Folder
@@ -182,7 +183,11 @@ def _triggerer() -> Iterator[Finding]:
 
 
 def _connections(conn_ids: Collection[str]) -> Iterator[Finding]:
-    wanted = dict.fromkeys(conn_ids) or _found_connections()
+    from airflow_raif.hooks.airflow_compat import connections_of_types
+    from airflow_raif.hooks.connections import PROVIDER_OF_TYPE
+
+    providers = _providers()
+    wanted = set(conn_ids) or {*connections_of_types(PROVIDER_OF_TYPE), *providers}
     if not wanted:
         yield Finding(
             "connections",
@@ -190,55 +195,51 @@ def _connections(conn_ids: Collection[str]) -> Iterator[Finding]:
             "no connection to a provider was found; those in a secrets backend are not listed",
             "make one of type raif_openai, raif_anthropic or raif_gemini, or name it with --conn-id",
         )
-    for conn_id, provider in sorted(wanted.items()):
-        yield _connection(conn_id, provider)
+    for conn_id in sorted(wanted):
+        check = f"connection {conn_id}"
+        yield from _guarded(check, partial(_connection, check, conn_id, providers.get(conn_id)))
 
 
-def _found_connections() -> dict[str, str | None]:
-    """Return connections to providers, and the provider where batches tell it."""
-    from airflow_raif.hooks.airflow_compat import connections_of_types
-    from airflow_raif.hooks.connections import PROVIDER_OF_TYPE
+def _providers() -> dict[str, str]:
+    """Return the connections that batches were made with of late, and a provider of each."""
     from airflow_raif.hooks.store import find_store
 
-    found: dict[str, str | None] = dict.fromkeys(connections_of_types(PROVIDER_OF_TYPE), None)
     try:
-        found |= find_store().providers_by_connection(datetime.now(UTC) - RECENT)
+        return find_store().providers_by_connection(datetime.now(UTC) - RECENT)
     except RaifError:
         # The check of the store tells.
-        return found
-    return found
+        return {}
 
 
-def _connection(conn_id: str, provider: str | None) -> Finding:
+def _connection(check: str, conn_id: str, provider: str | None) -> Iterator[Finding]:
     from airflow_raif.adapters.http import HttpTransport
     from airflow_raif.adapters.registry import make_adapter
     from airflow_raif.hooks.connections import resolve
 
-    check = f"connection {conn_id}"
-    try:
-        adapter = make_adapter(resolve(conn_id, f"{provider}:any" if provider else None).settings)
-    except ConfigurationError as error:
-        return Finding(check, Level.PROBLEM, str(error))
+    adapter = make_adapter(resolve(conn_id, f"{provider}:any" if provider else None).settings)
     where = f"{adapter.name} at {adapter.base_url}"
     try:
         with HttpTransport(adapter) as transport:
             answer = transport.send(adapter.check_request(), retry=False)
     except AuthenticationError as error:
-        return Finding(check, Level.PROBLEM, str(error), "put a valid API key into the connection's password")
+        yield Finding(check, Level.PROBLEM, str(error), "put a valid API key into the connection's password")
+        return
     except ProviderError as error:
         # A compatible server may not serve that call, and does batches all the same.
         is_refusal = error.status is not None and not error.retryable
         remedy = "see whether the server serves batches" if is_refusal else "see the connection's host, and the network"
-        return Finding(check, Level.WARNING if is_refusal else Level.PROBLEM, str(error), remedy)
+        yield Finding(check, Level.WARNING if is_refusal else Level.PROBLEM, str(error), remedy)
+        return
     skew = _skew(answer.headers.get("date"))
     if skew is not None and abs(skew) > MAX_SKEW_SECONDS:
-        return Finding(
+        yield Finding(
             check,
             Level.WARNING,
             f"{where} accepts the key; its clock is {skew:+.0f} s off ours",
             "set this host's clock by NTP: a create whose reply was lost is found by its time",
         )
-    return Finding(check, Level.OK, f"{where} accepts the key")
+        return
+    yield Finding(check, Level.OK, f"{where} accepts the key")
 
 
 def _skew(date: str | None) -> float | None:

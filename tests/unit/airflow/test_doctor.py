@@ -10,8 +10,11 @@ import pytest
 
 from airflow_raif.emulator.faults import HttpFault
 from airflow_raif.hooks import doctor as doctor_module
+from airflow_raif.hooks.runtime import open_runtime
 from airflow_raif.hooks.store import _STORES
+from airflow_raif.services.create import create_batch
 from airflow_raif.store import migrate
+from tests.support import MODELS, base_url, defaults_of, rows
 
 KEY = "sk-very-secret"
 NIGHT = datetime(2026, 3, 4, tzinfo=UTC)
@@ -100,6 +103,26 @@ def test_a_connection_that_is_no_good(connection, raif_store, airflow_is_well, f
     assert "use one of type raif_openai" in found["connection database"]["message"]
     assert "put it into its password field" in found["connection keyless"]["message"]
     assert "write the model as 'provider:model'" in found["connection several"]["message"]
+
+
+def test_a_key_that_no_header_takes(emulator, providers, connection, raif_store, airflow_is_well, findings):
+    """It is told of its connection, and the others are looked at all the same."""
+    providers(emulator)
+    connection("dashed", conn_type="raif_openai", password=f"{KEY}\N{EM DASH}")
+    airflow_is_well["connections"] = ["dashed", "openai_default"]
+    code, found = findings()
+    assert code == 1
+    assert "has a character that no header takes" in found["connection dashed"]["message"]
+    assert found["connection openai_default"]["level"] == "ok"
+
+
+def test_a_connection_for_several_providers(emulator, connection, raif_store, airflow_is_well, findings):
+    """Its batches tell the provider, also where it is named."""
+    connection("several", conn_type="pydanticai", password="good-key", host=base_url("openai", emulator.url))
+    with open_runtime("several", f"openai:{MODELS['openai']}") as runtime:
+        create_batch(runtime, rows(2), defaults=defaults_of("openai"))
+    for words in ((), ("--conn-id", "several")):
+        assert findings(*words)[1]["connection several"]["level"] == "ok"
 
 
 def test_no_connection_at_all(raif_store, airflow_is_well, findings):
