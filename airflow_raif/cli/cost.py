@@ -53,7 +53,7 @@ def cost(args: Any) -> None:
 def _write(by: list[Any], rows: list[CostRow], total: list[CostRow]) -> None:
     money = ("cost (USD)", "list price (USD)", "saved")
     heads = ("batches", "requests", "tokens in", "cached", "tokens out", *money)
-    lines = [(*(name or "(no Dag)" for name in row.group.values()), *_cells(row)) for row in rows]
+    lines = [(*map(_named, row.group.values()), *_cells(row)) for row in rows]
     lines += [("total", *[""] * (len(by) - 1), *_cells(row)) for row in total]
     write_table((*(each.value for each in by), *heads), lines, heads)
     if any(row.unpriced_count for row in total):
@@ -63,6 +63,14 @@ def _write(by: list[Any], rows: list[CostRow], total: list[CostRow]) -> None:
         )
     if any(row.cost.is_estimated for row in total):
         write_line("~ No batch price of some of the models is known; half of the list price is taken for it.")
+
+
+def _named(name: str | None) -> str:
+    from airflow_raif.domain.batch import SHARED
+
+    if name is None:
+        return "(no Dag)"
+    return "(answers of other rows)" if name == SHARED else name
 
 
 def _cells(row: CostRow) -> tuple[object, ...]:

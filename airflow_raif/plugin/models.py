@@ -216,7 +216,9 @@ class FailureList(BaseModel):
 class CostOut(BaseModel):
     """What the batches of one group used and cost."""
 
-    group: dict[str, str | None] = Field(description="By what was asked for; a null Dag: no Dag made the batch.")
+    group: dict[str, str | None] = Field(
+        description="By what was asked for; a null Dag: no Dag made the batch; an empty model: answers of other rows."
+    )
     batch_count: int
     request_count: int
     usage: Tokens

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
+from airflow_raif.domain.batch import SHARED
 from airflow_raif.domain.status import BatchStatus, EntryStatus, FailureReason
 from airflow_raif.hooks.pages import BASE_PATH
 from airflow_raif.plugin import shown
@@ -52,6 +53,7 @@ def _environment() -> Environment:
         "BatchStatus": BatchStatus,
         "EntryStatus": EntryStatus,
         "FailureReason": FailureReason,
+        "SHARED": SHARED,
         "query": _query,
     }
     return environment

@@ -10,6 +10,7 @@ import sys
 import pytest
 from sqlalchemy import text
 
+from airflow_raif.domain.batch import SHARED
 from tests.browser import seed
 
 KINDS = ("applied", "partial", "mapped", "by_hand", "hostile", "running", "started", "canceled", "pending")
@@ -166,6 +167,20 @@ def test_a_large_request_is_shown_in_part(world, client_of, monkeypatch):
     page = text_of(client_of("admin").get(f"/raif/batches/{world.id('partial')}/entries/30"))
     assert "bytes, of which the beginning is shown" in page
     assert "slow delivery" not in page
+
+
+def test_rows_that_are_the_same_as_others_are_of_no_model(world, client_of):
+    """The cost page names them as what they are."""
+    batch = world.store.get_batch(world.id("partial"))
+    with world.store._transaction() as connection:
+        statement = text("UPDATE raif_part SET model = :model WHERE batch_key = :id AND number = 0")
+        connection.execute(statement, {"model": SHARED, "id": batch.id})
+    try:
+        page = text_of(client_of("admin").get("/raif/cost"))
+    finally:
+        with world.store._transaction() as connection:
+            connection.execute(statement, {"model": batch.parts[0].model, "id": batch.id})
+    assert "<bdi>answers of other rows</bdi>" in page
 
 
 @pytest.mark.parametrize("path", ["", "/entries/0", "?status=completed"])

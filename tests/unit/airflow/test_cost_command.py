@@ -21,11 +21,11 @@ def spent(emulator, providers, raif_store):
     """Live a batch to its end; return it."""
     providers(emulator)
 
-    def live(provider="openai", dag="nightly", model=None):
+    def live(provider="openai", dag="nightly", model=None, given=None):
         claim = Claim(dag, f"run {provider} {model}", "ask") if dag else None
         with open_runtime(f"{provider}_default", MODELS[provider]) as runtime:
             defaults = defaults_of(provider, **({"model": model} if model else {}))
-            batch = create_batch(runtime, rows(2), defaults=defaults, claim=claim)
+            batch = create_batch(runtime, given or rows(2), defaults=defaults, claim=claim)
         with open_batch_runtime(batch.batch_id) as (runtime, _):
             submit_batch(runtime, batch.batch_id)
             return fetch_now(runtime, batch.batch_id)
@@ -68,6 +68,16 @@ def test_what_has_no_price_is_told(spent, raif_command):
     assert "of-our-own" in done.out
     assert "2 requests of models without a known price are not in it; [raif] price_table" in done.out
     assert json.loads(raif_command("cost", "-o", "json").out)["total"]["cost"] is None
+
+
+def test_rows_that_are_the_same_as_others_are_of_no_model(spent, raif_command):
+    """They are named as what they are, and cost nothing."""
+    spent(given=[{"prompt": "a"}, {"prompt": "a"}, {"prompt": "b"}])
+    done = raif_command("cost", "--by", "model")
+    assert "(answers of other rows)" in done.out
+    assert "(no Dag)" not in done.out
+    found = json.loads(raif_command("cost", "--by", "model", "-o", "json").out)["rows"]
+    assert [(row["model"], row["request_count"]) for row in found] == [("", 1), (MODELS["openai"], 2)]
 
 
 def test_filters_and_several_groups(spent, raif_command):
