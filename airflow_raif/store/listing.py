@@ -207,7 +207,8 @@ def _told(connection: Connection, keys: Sequence[int]) -> dict[int, dict[str, An
             func.count().label("part_count"),
             func.sum(case((is_left, done), else_=0)).label("told_count"),
             func.min(case((is_running, _part.expires_at))).label("expires_at"),
-            func.max(case((and_(is_running, is_canceling), 1), else_=0)).label("is_canceling"),
+            # Of all that is left of it, as the batch itself says.
+            func.min(case((is_running, case((is_canceling, 1), else_=0)))).label("is_canceling"),
         )
         .where(among(_part.batch_key, keys))
         .group_by(_part.batch_key)

@@ -266,6 +266,19 @@ def test_a_listed_batch_tells_its_progress(store):
     assert (listed.told_count, listed.completed_count, listed.is_canceling) == (4, 4, False)
 
 
+def test_a_batch_of_which_one_part_stops_is_not_stopping(store):
+    """As the batch itself says: somebody stopped that one at the provider."""
+    batch = run(store, made(store, "b", parts=2))
+    stopped, other = batch.parts
+    for part, word, expected in ((stopped, "cancelling", False), (other, "cancelling", True)):
+        state = PartState(provider_batch_id=part.provider_batch_id, status=BatchStatus.IN_PROGRESS, raw_status=word)
+        store.record_states({part.id: state}, NOW)
+        (listed,) = store.list_batches(ALL, Wanted(), FIRST).batches
+        assert listed.is_canceling is store.get_batch("b").is_canceling is expected
+    fetch(store, run(store, batch, BatchStatus.CANCELED), numbers=[0, 1])
+    assert not store.list_batches(ALL, Wanted(), FIRST).batches[0].is_canceling
+
+
 def test_entries_by_outcome_and_in_pages(store):
     """In input order, forth and back, by status, reason, part and custom_id."""
     batch = run(store, made(store, "b", parts=2, rows=5), BatchStatus.ENDED)
