@@ -14,6 +14,7 @@ from attrs import define
 from openlineage.client.event_v2 import Dataset, InputDataset, OutputDataset
 from openlineage.client.facet_v2 import RunFacet, output_statistics_output_dataset
 
+from airflow_raif.destinations.parquet import Parquet
 from airflow_raif.destinations.sql import SqlTable
 
 log = logging.getLogger(__name__)
@@ -65,15 +66,21 @@ def lineage_of(
         return lineage
     lineage.run_facets["raif_batch"] = _facet(manifest)
     if (result_uri := manifest.get("result_uri")) is not None:
-        results = _file(OutputDataset, result_uri)
-        statistics = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
-            rowCount=manifest["request_count"]
-        )
-        results.outputFacets = {"outputStatistics": statistics}
-        lineage.outputs.append(results)
+        lineage.outputs.append(_written(result_uri, manifest["request_count"]))
         if isinstance(destination, SqlTable) and (table := _table(destination)) is not None:
             lineage.outputs.append(table)
+        if isinstance(destination, Parquet) and (address := manifest.get("destination_uri")) is not None:
+            count = manifest["request_count"] if destination.failed else manifest["counts"]["completed"]
+            lineage.outputs.append(_written(address, count))
     return lineage
+
+
+def _written(address: str, row_count: int) -> OutputDataset:
+    """Return a file of rows as a dataset."""
+    found: OutputDataset = _file(OutputDataset, address)
+    statistics = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(rowCount=row_count)
+    found.outputFacets = {"outputStatistics": statistics}
+    return found
 
 
 def _facet(manifest: Mapping[str, Any]) -> BatchRunFacet:

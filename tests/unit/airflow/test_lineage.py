@@ -6,6 +6,7 @@ import pytest
 from airflow.providers.openlineage.extractors.base import DefaultExtractor
 from sqlalchemy import create_engine, make_url
 
+from airflow_raif.destinations.parquet import Parquet
 from airflow_raif.destinations.sql import SqlTable
 from airflow_raif.domain.errors import FailedBatchError
 from airflow_raif.emulator.faults import RowFault
@@ -74,6 +75,25 @@ def test_results_with_their_number_of_rows(emulator, providers, context):
     facet = found.run_facets["raif_batch"]
     assert (facet.usage, facet.counts) == (manifest["usage"], manifest["counts"])
     assert facet.cost == float(manifest["cost"]["batch"]) < facet.standardCost
+
+
+@pytest.mark.parametrize(("failed", "rows"), [(True, 3), (False, 2)])
+def test_into_a_parquet_file(emulator, providers, context, tmp_path, failed, rows):
+    """It is an output beside the result file, with the rows that are in it; each part's file is one of its own."""
+    pytest.importorskip("pyarrow")
+    emulator.state.faults.rows.append(RowFault(kind="refused", rows=[1]))
+    providers(emulator)
+    where = {"destination": Parquet(f"{tmp_path}/moods.parquet", failed=failed), "max_failed_fraction": 0.5}
+    batch = BatchInferenceOperator(
+        task_id="t", requests=["a", "b", "c"], deferrable=False, poll_interval=0.01, **where, **OPENAI
+    )
+    manifest = batch.execute(context)
+    whole = lineage(batch).outputs
+    assert names(whole)[1:] == [("file", f"{tmp_path}/moods.parquet")]
+    assert [each.outputFacets["outputStatistics"].rowCount for each in whole] == [3, rows]
+    part = ApplyBatchResultsOperator(task_id="a", batch=manifest, part=0, **where)
+    part.execute(context)
+    assert names(lineage(part).outputs)[1:] == [("file", f"{tmp_path}/moods-000000000000.parquet")]
 
 
 def test_of_a_batch_that_failed(emulator, providers, context):
