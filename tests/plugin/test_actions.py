@@ -163,6 +163,15 @@ def test_no_other_page_makes_a_user_act(world, client_of, running, headers, toke
     assert audited(running) == []
 
 
+def test_a_proxy_that_asks_by_another_name(world, client_of, running):
+    """The browser, which alone knows what page it is on, says that the form is ours; without that, names must agree."""
+    _, token = ask(client_of("user"), running, "cancel")
+    address, inside = f"/raif/batches/{running}/cancel", {"Host": "api-server:8080", "Origin": ORIGIN}
+    post = client_of("user").post
+    assert post(address, data={"token": token}, headers=inside).status_code == 403
+    assert post(address, data={"token": token}, headers={**inside, "Sec-Fetch-Site": "same-origin"}).status_code == 303
+
+
 def test_a_form_is_good_for_an_hour(client_of, running, monkeypatch):
     """Then it has to be asked again."""
     _, token = ask(client_of("user"), running, "cancel")
