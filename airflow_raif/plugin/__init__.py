@@ -11,6 +11,7 @@ on the first request.
 ``pages``       lists and batches, as HTML
 ``actions``     cancel, fetch, retry, expire: asked first, then done off the event loop
 ``api``         the same as JSON
+``prometheus``  figures of all batches, for its server to read
 ``shown``       how values are shown; what is hostile in a text is made visible
 ==============  =======================================================================
 """

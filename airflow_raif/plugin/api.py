@@ -30,6 +30,8 @@ from airflow_raif.plugin.models import (
     Tokens,
 )
 from airflow_raif.plugin.progress import progress_of
+from airflow_raif.plugin.prometheus import CONTENT_TYPE, metrics_text
+from airflow_raif.store import CostFilter, CostGroup
 
 PREFIX = "/api"
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -81,6 +83,15 @@ def sum_costs(viewer: ViewerDep, store: StoreDep, asked: Annotated[CostGroups, Q
     """Add up what the batches cost that the caller may see, by day (UTC, of creation), Dag, model and so on."""
     rows = store.sum_costs(asked.by, asked.wanted(viewer.sees(store)))
     return CostList(costs=[CostOut.of(row) for row in rows])
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def get_metrics(viewer: ViewerDep, store: StoreDep) -> Response:
+    """Add up for Prometheus what the caller may see: batches by status, rows by outcome, cost, and the oldest's age."""
+    visible = viewer.sees(store)
+    costs = store.sum_costs([CostGroup.PROVIDER], CostFilter(dag_ids=visible.dag_ids, conn_ids=visible.conn_ids))
+    told = metrics_text(store.tally_batches(visible), costs, datetime.now(UTC))
+    return Response(told, headers={"content-type": CONTENT_TYPE})
 
 
 @router.get("/batches/{batch_id}")

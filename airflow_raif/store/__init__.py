@@ -5,7 +5,7 @@ from airflow_raif.store.cleaning import OldBatches, OldCounts
 from airflow_raif.store.costs import CostFilter, CostGroup, CostRow
 from airflow_raif.store.entries import NewEntry, SharedEntry
 from airflow_raif.store.entry_listing import EntriesWanted, FailureGroup, Failures, ListedEntry
-from airflow_raif.store.listing import BatchPage, Cursor, ListedBatch, PageWanted, Visible, Wanted
+from airflow_raif.store.listing import BatchPage, BatchTally, Cursor, ListedBatch, PageWanted, Visible, Wanted
 from airflow_raif.store.records import (
     AttemptLostError,
     BatchMissingError,
@@ -28,6 +28,7 @@ __all__ = [
     "BatchFilter",
     "BatchMissingError",
     "BatchPage",
+    "BatchTally",
     "ClaimTakenError",
     "CostFilter",
     "CostGroup",

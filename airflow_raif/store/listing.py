@@ -123,6 +123,18 @@ class BatchPage(msgspec.Struct, frozen=True, kw_only=True):
     after: Cursor | None
 
 
+class BatchTally(msgspec.Struct, frozen=True, kw_only=True):
+    """Batches of one provider and status, added up."""
+
+    provider: str
+    status: BatchStatus
+    batch_count: int
+    request_count: int
+    completed_count: int
+    failed_count: int
+    oldest_at: datetime
+
+
 _OF_BATCH = [_batch[name] for name in ListedBatch.__struct_fields__ if name in _batch]
 
 
@@ -230,6 +242,26 @@ def count_by_status(connection: Connection, visible: Visible, wanted: Wanted) ->
     wanted = msgspec.structs.replace(wanted, statuses=())
     statement = select(_batch.status, func.count()).where(*_where(visible, wanted)).group_by(_batch.status)
     return {BatchStatus(status): count for status, count in connection.execute(statement)}
+
+
+def tally(connection: Connection, visible: Visible) -> list[BatchTally]:
+    """Add batches and their rows up by provider and status."""
+    keys, names = (_batch.provider, _batch.status), ("request_count", "completed_count", "failed_count")
+    statement = (
+        select(
+            *keys,
+            func.count().label("batch_count"),
+            *(func.sum(_batch[name]).label(name) for name in names),
+            func.min(_batch.created_at).label("oldest_at"),
+        )
+        .where(*_where(visible, Wanted()))
+        .group_by(*keys)
+        .order_by(*keys)
+    )
+    return [
+        BatchTally(**{**row, "status": BatchStatus(row["status"])} | {name: int(row[name]) for name in names})
+        for row in connection.execute(statement).mappings()
+    ]
 
 
 def owners(connection: Connection) -> tuple[set[str], set[str]]:

@@ -10,7 +10,7 @@ from airflow_raif.store import batches, costs, entry_listing, listing
 from airflow_raif.store.costs import CostFilter, CostGroup, CostRow
 from airflow_raif.store.database import Database
 from airflow_raif.store.entry_listing import EntriesWanted, Failures, ListedEntry
-from airflow_raif.store.listing import BatchPage, PageWanted, Visible, Wanted
+from airflow_raif.store.listing import BatchPage, BatchTally, PageWanted, Visible, Wanted
 
 
 class MonitorStore(Database):
@@ -33,6 +33,11 @@ class MonitorStore(Database):
         """Count the batches that are wanted by status, whatever status is wanted."""
         with self._reading() as connection:
             return listing.count_by_status(connection, visible, wanted)
+
+    def tally_batches(self, visible: Visible) -> list[BatchTally]:
+        """Add all batches and their rows up by provider and status."""
+        with self._reading() as connection:
+            return listing.tally(connection, visible)
 
     def sum_costs_by_each(self, groups: Sequence[CostGroup], wanted: CostFilter) -> dict[CostGroup, list[CostRow]]:
         """Add up what batches used and cost by each of several things; a batch counts where its first part is."""

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import jsonschema
 import pytest
+
+from airflow_raif.domain.status import BatchStatus
+from airflow_raif.domain.usage import Cost, Usage
+from airflow_raif.plugin.prometheus import metrics_text
+from airflow_raif.store import BatchTally, CostRow
 
 
 @pytest.fixture
@@ -18,7 +26,7 @@ def test_the_description_is_complete(get):
     described = get("/raif/api/openapi.json").json()
     assert described["servers"] == [{"url": "/raif"}]
     assert set(described["paths"]) == {
-        "/api/batches", "/api/batches/counts", "/api/costs", "/api/batches/{batch_id}",
+        "/api/batches", "/api/batches/counts", "/api/costs", "/api/metrics", "/api/batches/{batch_id}",
         "/api/batches/{batch_id}/failures", "/api/batches/{batch_id}/entries",
         "/api/batches/{batch_id}/entries/{index}", "/api/batches/{batch_id}/entries/{index}/{which}",
         "/api/batches/{batch_id}/{action}",
@@ -133,3 +141,57 @@ def test_costs(world, get):
     )
     assert get("/raif/api/costs?by=dag&by=dag").json()["costs"] == by_dag
     assert get("/raif/api/costs?until=2020-01-01").json()["costs"] == []
+
+
+def figures(answer):
+    """Read the text of a scrape as its format says; each family is explained, and there once."""
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    lines = answer.text.split("\n")
+    assert lines.pop() == ""
+    found, family = {}, ""
+    for line in lines:
+        if line.startswith("# HELP "):
+            family = line.split(" ")[2]
+        elif line.startswith("# TYPE "):
+            assert line == f"# TYPE {family} gauge"
+        else:
+            sample = re.fullmatch(r'(\w+)\{(\w+="[^"\\]*"(?:,\w+="[^"\\]*")*)\} (\d+(?:\.\d+)?)', line)
+            assert sample[1] == family
+            labels = tuple(re.findall(r'="([^"]*)"', sample[2]))
+            assert found.setdefault((family, *labels), Decimal(sample[3])) == Decimal(sample[3])
+    return found
+
+
+def test_metrics_for_prometheus(world, get):
+    """Batches by status, rows by outcome, cost, and how old the oldest is that waits; nothing of one that is over."""
+    found = figures(get("/raif/api/metrics"))
+    batches = [world.store.get_batch(batch.batch_id) for batch in world.batches.values()]
+    for provider in ("openai", "anthropic", "gemini"):
+        own = [batch for batch in batches if batch.provider == provider]
+        for status, number in Counter(batch.status for batch in own).items():
+            assert found["raif_batches", provider, status.value] == number
+        rows = {outcome: found["raif_rows", provider, outcome] for outcome in ("completed", "failed", "pending")}
+        assert rows["completed"] == sum(batch.completed_count for batch in own)
+        assert rows["failed"] == sum(batch.failed_count for batch in own)
+        assert sum(rows.values()) == sum(batch.request_count for batch in own)
+        assert found["raif_cost_dollars", provider] * 10**12 == sum(batch.cost.batch or 0 for batch in own)
+        waiting = [batch.created_at for batch in own if not batch.status.is_terminal]
+        age = found.get(("raif_oldest_waiting_batch_age_seconds", provider))
+        assert (age is None) is (not waiting)
+        if waiting:
+            assert 0 <= (datetime.now(UTC) - min(waiting)).total_seconds() - float(age) < 60
+
+
+def test_a_name_in_metrics_is_escaped_and_an_unknown_price_is_no_zero():
+    """Whatever a provider of a third party is called."""
+    at = datetime(2026, 3, 4, tzinfo=UTC)
+    tally = BatchTally(
+        provider='a"\\\n}b', status=BatchStatus.PENDING, batch_count=1, request_count=2, completed_count=0,
+        failed_count=0, oldest_at=at,
+    )  # fmt: skip
+    cost = CostRow(
+        group={"provider": "a"}, batch_count=1, request_count=2, usage=Usage(), cost=Cost(), unpriced_count=2
+    )
+    told = metrics_text([tally], [cost], at)
+    assert r'raif_batches{provider="a\"\\\n}b",status="pending"} 1' in told.split("\n")
+    assert "raif_cost_dollars{" not in told

@@ -14,9 +14,10 @@ from tests.plugin.test_pages import listed, text_of
 
 PAGES = ("/raif/", "/raif/task?dag_id=d&task_id=t", "/raif/cost", "/raif/batches/{}", "/raif/batches/{}/entries/0",
          "/raif/batches/{}/cancel")  # fmt: skip
-API = ("/raif/api/batches", "/raif/api/batches/counts", "/raif/api/costs", "/raif/api/openapi.json",
-       "/raif/api/batches/{}", "/raif/api/batches/{}/failures", "/raif/api/batches/{}/entries",
-       "/raif/api/batches/{}/entries/0", "/raif/api/batches/{}/entries/0/request")  # fmt: skip
+API = ("/raif/api/batches", "/raif/api/batches/counts", "/raif/api/costs", "/raif/api/metrics",
+       "/raif/api/openapi.json", "/raif/api/batches/{}", "/raif/api/batches/{}/failures",
+       "/raif/api/batches/{}/entries", "/raif/api/batches/{}/entries/0",
+       "/raif/api/batches/{}/entries/0/request")  # fmt: skip
 
 
 def test_who_is_not_logged_in_is_sent_to_log_in(world, client_of):
@@ -155,6 +156,8 @@ def test_fab_lists_only_what_may_be_read(fab, fab_client):
         assert set(listed(text_of(client.get("/raif/")))) == seen
         assert {each["batch_id"] for each in client.get("/raif/api/batches").json()["batches"]} == seen
         assert sum(client.get("/raif/api/batches/counts").json()["counts"].values()) == len(seen)
+        told = re.findall(r"^raif_batches\{.*\} (\d+)$", client.get("/raif/api/metrics").text, re.MULTILINE)
+        assert sum(map(int, told)) == len(seen)
         costs = client.get("/raif/api/costs?by=dag").json()["costs"]
         assert {row["group"]["dag"] for row in costs} == set(dags)
         assert client.get("/raif/api/costs?dag_id=nightly_reviews").json()["costs"] == []
@@ -163,7 +166,7 @@ def test_fab_lists_only_what_may_be_read(fab, fab_client):
 
 def test_fab_refuses_batches_of_other_dags(fab, fab_client):
     """By page and by API: the batch, its entries, its payloads and its actions."""
-    for path in (*PAGES[3:], *API[4:]):
+    for path in (*PAGES[3:], *API[5:]):
         answer = fab_client("reader").get(path.format(fab.id("applied")))
         assert answer.status_code == 403, path
     posted = fab_client("reader").post(f"/raif/api/batches/{fab.id('applied')}/fetch")

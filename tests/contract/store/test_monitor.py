@@ -12,6 +12,7 @@ from airflow_raif.domain.batch import Claim, Counts, EntryOutcome, PartState
 from airflow_raif.domain.status import BatchStatus, EntryStatus, FailureReason
 from airflow_raif.domain.usage import Cost, Usage
 from airflow_raif.store import (
+    BatchTally,
     CostFilter,
     CostGroup,
     EntriesWanted,
@@ -351,6 +352,18 @@ def test_costs_by_each_are_those_by_one(store):
             by_one = sorted(store.sum_costs([group], wanted), key=lambda row: row.group[group.value] or "")
             assert each[group] == by_one
             assert by_one
+
+
+def test_batches_are_added_up_by_provider_and_status(store):
+    """All that may be seen, with the oldest's time."""
+    fetch(store, run(store, made(store, "a"), BatchStatus.ENDED), failed={0: "errored"})
+    fetch(store, run(store, made(store, "b", at=NOW - timedelta(hours=1)), BatchStatus.ENDED))
+    made(store, "c", dag_id="other", provider="gemini")
+    values = {"provider": "openai", "status": BatchStatus.ENDED, "batch_count": 2, "request_count": 8}
+    ended = BatchTally(**values, completed_count=7, failed_count=1, oldest_at=NOW - timedelta(hours=1))
+    assert store.tally_batches(Visible(frozenset(["dag"]), frozenset())) == [ended]
+    assert [each.status for each in store.tally_batches(ALL)] == [BatchStatus.PENDING, BatchStatus.ENDED]
+    assert store.tally_batches(Visible()) == []
 
 
 def test_reading_keeps_nobody_from_writing(store):
