@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Label, Table, case, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from airflow_raif.domain.batch import EntryOutcome, Part
+from airflow_raif.domain.batch import SHARED, EntryOutcome, Part
 from airflow_raif.domain.errors import DuplicateCustomIdError, InputChangedError, InvalidBatchError
 from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.status import EntryStatus
@@ -272,7 +272,10 @@ def row_sums(connection: Connection, batch_key: int, rows: PartRows) -> dict[str
 
 def batch_sums(connection: Connection, batch_key: int) -> dict[str, Any]:
     """Sum usage and cost of a batch's parts, as values of its row; paid answers that a round replaced count, too."""
-    return _sums(connection, part_table, part_table.c.batch_key == batch_key)
+    found = _sums(connection, part_table, part_table.c.batch_key == batch_key)
+    sent = select(part_table.c.id).where(part_table.c.batch_key == batch_key, part_table.c.model != SHARED).limit(1)
+    # What took all of its answers from others cost nothing, which is no unknown price.
+    return found if connection.scalar(sent) is not None else found | {"batch_cost": 0, "standard_cost": 0}
 
 
 def _sums(

@@ -188,15 +188,24 @@ def test_a_second_night_pays_only_what_changed(provider, runtime, emulator, tmp_
 
 
 def test_a_night_without_a_change_sends_nothing(provider, runtime, emulator, tmp_path):
-    """The batch has ended as it is made, and is applied like any other."""
+    """The batch has ended as it is made, is applied like any other, and is known to cost nothing."""
     run(runtime, said(*"abcdef"), REUSE, "monday")
     calls = sum(emulator.state.creates.values())
     second = start(runtime, said(*"fedcba"), REUSE, "tuesday")
     assert second.status is BatchStatus.ENDED
     second = advance_batch(runtime, second.batch_id)
     assert {row["status"] for row in results(runtime, second, tmp_path)} == {"completed"}
+    assert manifest_of(runtime, second)["cost"] == {"batch": "0", "standard": "0", "is_estimated": False}
     assert sum(emulator.state.creates.values()) == calls
     assert start(runtime, said(*"fedcba"), REUSE, "tuesday").batch_id == second.batch_id
+
+
+def test_what_has_no_price_costs_no_zero_beside_answers_of_others(emulator, store, tmp_path):
+    """Of the one row that was sent nobody knows what it cost."""
+    with runtime_of("openai", emulator.url, store, tmp_path) as runtime:
+        batch = run(runtime, said("a", "a"), defaults={"model": "of-our-own"})
+        assert manifest_of(runtime, batch)["duplicates"] == 1
+        assert manifest_of(runtime, batch)["cost"]["batch"] is None
 
 
 def test_answers_outlive_the_spool_that_they_came_from(provider, runtime, emulator, tmp_path):
