@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
@@ -26,6 +27,7 @@ from airflow_raif.hooks.by_hand import Done
 from airflow_raif.plugin import shown
 from airflow_raif.plugin.access import ActedBatch, Viewer, ViewerDep
 from airflow_raif.plugin.forgery import check_origin, check_token, make_note, make_token
+from airflow_raif.plugin.progress import progress_of
 from airflow_raif.plugin.render import page
 
 log = logging.getLogger(__name__)
@@ -205,6 +207,7 @@ def ask(request: Request, batch: ActedBatch, viewer: ViewerDep, action: ActionDe
         "ask.html",
         batch=batch,
         action=action,
+        progress=progress_of(batch, {}, datetime.now(UTC)),
         question=action.question(batch),
         token=make_token(viewer, batch.batch_id, action.name),
     )

@@ -59,7 +59,7 @@ def progress_of(batch: ListedBatch | Batch, usual: Mapping[tuple[str, str], floa
         told = sum(part.counts.completed + part.counts.failed for part in left if part.counts)
         spooled = sum(part.request_count for part in batch.first_parts)
     else:
-        told, spooled = batch.told_count, 0
+        told, spooled = batch.told_count, batch.spooled_count
     total = max(batch.request_count, spooled, batch.completed_count + batch.failed_count + told)
     found = Progress(total, batch.completed_count, batch.failed_count, told)
     if batch.status.is_terminal or batch.submitted_at is None or not total:

@@ -108,6 +108,8 @@ class ListedBatch(msgspec.Struct, frozen=True, kw_only=True):
     results_fetched_at: datetime | None
     applied_at: datetime | None
     part_count: int = 0
+    #: Rows in its parts so far, those of rounds left out; its own count is there once its input is read to the end.
+    spooled_count: int = 0
     #: Rows that the provider's own counters say are done, in parts whose results were not fetched; not exact.
     told_count: int = 0
     #: When the provider gives up the first of its running parts.
@@ -217,6 +219,7 @@ def _told(connection: Connection, keys: Sequence[int]) -> dict[int, dict[str, An
         select(
             _part.batch_key,
             func.count().label("part_count"),
+            func.sum(case((_part.round == 0, _part.request_count), else_=0)).label("spooled_count"),
             func.sum(case((is_left, done), else_=0)).label("told_count"),
             func.min(case((is_running, _part.expires_at))).label("expires_at"),
             # Of all that is left of it, as the batch itself says.
@@ -229,6 +232,7 @@ def _told(connection: Connection, keys: Sequence[int]) -> dict[int, dict[str, An
     return {
         row["batch_key"]: {
             "part_count": row["part_count"],
+            "spooled_count": int(row["spooled_count"]),
             "told_count": int(row["told_count"]),
             "expires_at": row["expires_at"],
             "is_canceling": bool(row["is_canceling"]),

@@ -10,8 +10,10 @@ import sys
 import pytest
 from sqlalchemy import text
 
-from airflow_raif.domain.batch import SHARED
+from airflow_raif.domain.batch import SHARED, Claim
+from airflow_raif.services.start import start_batch
 from tests.browser import seed
+from tests.support import defaults_of
 
 KINDS = ("applied", "partial", "mapped", "by_hand", "hostile", "running", "started", "canceled", "pending")
 
@@ -306,3 +308,22 @@ def test_airflow_shows_the_pages(world, client_of):
     assert len({view["url_route"] for view in views.values()}) == 4
     assert views["nav"]["href"] == "/raif/"
     assert plugin["fastapi_apps"][0]["url_prefix"] == "/raif"
+
+
+def test_a_batch_whose_input_is_still_read(world, client_of):
+    """List, page and question have the rows of its parts so far."""
+    get, seen = client_of("admin").get, {}
+
+    def given():
+        yield from seed.rows(55)
+        (batch_id,) = listed(text_of(get("/raif/?run_id=read")))
+        for path in ("/raif/?run_id=read", f"/raif/batches/{batch_id}", f"/raif/batches/{batch_id}/cancel"):
+            seen[path] = text_of(get(path))
+        raise OSError("the table is gone")
+
+    with seed._open("openai_slow") as runtime, pytest.raises(OSError, match="the table is gone"):
+        start_batch(runtime, given, defaults=defaults_of("openai"), claim=Claim("tickets", "read", "ask"))
+    overview, page, question = seen.values()
+    assert "50 rows" in overview
+    assert "<dt>Rows</dt><dd>50</dd>" in page
+    assert "of 50 rows at openai" in question

@@ -259,7 +259,7 @@ def test_a_listed_batch_tells_its_progress(store):
     """What the provider's counters say is summed over the parts that were not fetched."""
     batch = run(store, made(store, "b", parts=2), counts=Counts(4, 2, 1))
     (listed,) = store.list_batches(ALL, Wanted(), FIRST).batches
-    assert (listed.part_count, listed.told_count, listed.is_canceling) == (2, 6, False)
+    assert (listed.part_count, listed.spooled_count, listed.told_count, listed.is_canceling) == (2, 8, 6, False)
     store.request_cancel(batch, NOW)
     assert store.list_batches(ALL, Wanted(), FIRST).batches[0].is_canceling
     fetch(store, run(store, batch, BatchStatus.ENDED, counts=Counts(4, 3, 1)), numbers=[0])
