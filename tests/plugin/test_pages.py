@@ -66,6 +66,15 @@ def test_what_is_not_understood_is_said(client_of, query):
     assert f"<p>{query.partition('=')[0]}: " in answer.text or "<p>0: " in answer.text
 
 
+def test_days_and_times_say_that_they_are_utc(world, client_of):
+    """Elsewhere the night's batch is one of yesterday."""
+    get = client_of("admin").get
+    for path in ("/raif/", "/raif/cost"):
+        assert "Created from (UTC)<input" in text_of(get(path))
+    page = text_of(get(f"/raif/batches/{world.id('applied')}"))
+    assert re.search(r'<p class="legend"[^>]*>.*times in UTC', page)
+
+
 def test_the_tab_of_a_task_shows_its_batch(world, client_of):
     """One batch is shown at once, of several or none the list; Airflow leaves names in braces that it has none for."""
     get = client_of("admin").get
