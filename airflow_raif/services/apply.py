@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -22,7 +22,7 @@ from airflow_raif.services.results import Results
 from airflow_raif.services.row_files import columns_reader, split_reading
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.share import Share, find_share
-from airflow_raif.spool.files import Folder, results_file
+from airflow_raif.spool.files import Folder, OpenFiles, results_file
 from airflow_raif.store import EntryRow
 
 #: Name of the result file in its folder.
@@ -187,14 +187,10 @@ def _usd(pico: int | None) -> Decimal | float | None:
 
 
 class _ResultsFile:
-    """Raw results by their place in a file, mostly one after the other.
+    """Raw results by their place in a file, mostly one after the other."""
 
-    :param close: called when the file is not needed any more.
-    """
-
-    def __init__(self, file_number: int, close: Callable[[], None]) -> None:
-        self._file_number = file_number
-        self.close = close
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file_number = file.fileno()
         self._block = b""
         self._start = self._last = 0
 
@@ -218,10 +214,9 @@ class _RowWriter:
         self._batch = batch
         self._codec = runtime.codec
         self._answers = answer_reader(runtime, batch)
-        #: By part, the one that was read last at the end.
-        self._results: dict[int, _ResultsFile] = {}
+        self._files = stack.enter_context(closing(OpenFiles(MAX_OPEN_PARTS, _ResultsFile)))
         self._part = -1
-        stack.callback(self._close)
+        self._file: _ResultsFile | None = None
 
     def rows(
         self, entries: list[EntryRow], read_columns: Callable[[Sequence[int]], list[bytes]]
@@ -276,36 +271,20 @@ class _RowWriter:
         return row
 
     def _raw(self, part: int, offset: int, length: int, *, is_double: bool) -> bytes:
-        if is_double and part not in self._results and len(self._results) >= MAX_OPEN_PARTS:
-            # Those that follow each other may be of any parts: each part would be opened, and downloaded, many times.
-            try:
-                return self._folder.read(results_file(part), offset, length)
-            except FileNotFoundError as error:
-                raise self._gone(part) from error
-        if part != self._part:
-            self._results[part] = self._results.pop(part) if part in self._results else self._open(part)
-            self._part = part
-            if len(self._results) > MAX_OPEN_PARTS:
-                self._results.pop(next(iter(self._results))).close()
-        return self._results[part].read(offset, length)
-
-    def _open(self, part: int) -> _ResultsFile:
+        if part == self._part and self._file is not None:
+            return self._file.read(offset, length)
         name = results_file(part)
-        if not self._folder.exists(name):
-            raise self._gone(part)
-        with ExitStack() as stack:
-            file_number = stack.enter_context(self._folder.local_copy(name)).fileno()
-            return _ResultsFile(file_number, stack.pop_all().close)
-
-    def _gone(self, part: int) -> InvalidBatchError:
-        return InvalidBatchError(
-            f"the results of part {part} are not in the spool at {self._folder.uri} any more; put {results_file(part)}"
-            " back to apply the batch"
-        )
-
-    def _close(self) -> None:
-        for each in self._results.values():
-            each.close()
+        try:
+            if is_double and not self._files.has_room_for(self._folder, name):
+                # Those that follow each other may be of any parts: each would be opened, and downloaded, many times.
+                return self._folder.read(name, offset, length)
+            self._part, self._file = part, self._files.get(self._folder, name)
+            return self._file.read(offset, length)
+        except FileNotFoundError as error:
+            raise InvalidBatchError(
+                f"the results of part {part} are not in the spool at {self._folder.uri} any more; put {name} back to"
+                " apply the batch"
+            ) from error
 
     def _output(self, raw: bytes, result: EntryResult) -> Any:
         try:

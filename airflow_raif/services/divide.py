@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from uuid import uuid4
 
 from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.batch import Batch, Part
-from airflow_raif.services.part_files import PartFiles, moved_entries
+from airflow_raif.services.part_files import Drafts, PartFiles, row_of
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.spool.files import requests_file
 from airflow_raif.store import NewPart
@@ -36,18 +35,18 @@ def _divide(runtime: Runtime, batch: Batch, part: Part) -> None:
     assert part.piece_bytes is not None  # noqa: S101 - the caller looked
     folder, new = runtime.folder(batch.batch_id), list[NewPart]()
     limits = replace(runtime.adapter.limits, max_requests=-(-part.request_count // 2), max_bytes=part.piece_bytes)
-    # Another process may divide the part, and send the pieces, while this one writes its own.
-    draft = f".{uuid4().hex}.draft"
-    files = PartFiles(folder, limits, new.append, next_number=len(batch.parts), round=part.round, suffix=draft)
-    with files:
-        for _, line in split_lines(folder.blocks(requests_file(part.number))()):
-            files.add(part.model, line)
-    with moved_entries(folder, new, draft) as moved:
-        is_divided = runtime.store.divide_part(batch, part, new, moved, runtime.clock())
-    if not is_divided:
-        for each in new:
-            folder.remove(requests_file(each.number) + draft)
-        return
+    with Drafts(folder) as drafts:
+        files = PartFiles(
+            folder, limits, new.append, next_number=len(batch.parts), round=part.round, suffix=drafts.suffix
+        )
+        with files:
+            for _, line in split_lines(folder.blocks(requests_file(part.number))()):
+                place = files.add(part.model, line)
+                if (index := row_of(line)) is not None:
+                    drafts.add(index, *place, len(line))
+        if not runtime.store.divide_part(batch, part, new, drafts.publish(new), runtime.clock()):
+            drafts.remove(new)
+            return
     log.info(
         "Part %s of batch %s is larger than %s queues: its %s requests go out in %s parts",
         part.number, batch.batch_id, batch.provider, part.request_count, len(new),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from airflow_raif.services.runtime import Runtime
-from airflow_raif.spool.files import results_file
+from airflow_raif.spool.files import OpenFiles, results_file
 from airflow_raif.store import KnownAnswer
 
 log = logging.getLogger(__name__)
@@ -32,8 +31,12 @@ class KnownAnswers:
     runtime: Runtime
     scope: bytes
     kept_for: timedelta
-    #: By batch and part, the one that was read last at the end; ``None``: it is not there any more.
-    _files: dict[tuple[str, int], tuple[ExitStack, int] | None] = field(default_factory=dict)
+    _files: OpenFiles[int] = field(init=False)
+    #: Batch and part of those that are not there any more.
+    _missing: set[tuple[str, int]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._files = OpenFiles(MAX_OPEN_FILES, lambda file: file.fileno())
 
     def __enter__(self) -> Self:
         return self
@@ -41,8 +44,7 @@ class KnownAnswers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for file in filter(None, self._files.values()):
-            file[0].close()
+        self._files.close()
 
     def find(self, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the raw results of those of these requests that were answered; what cannot be read is left out."""
@@ -53,27 +55,20 @@ class KnownAnswers:
     def _read(self, known: Iterable[KnownAnswer]) -> Iterable[tuple[bytes, bytes]]:
         # In the order of the files each is opened once.
         for each in sorted(known, key=lambda each: (each.batch_id, each.part_number, each.offset)):
-            if (file := self._open(each.batch_id, each.part_number)) is None:
+            if (file_number := self._open(each.batch_id, each.part_number)) is None:
                 continue
-            raw = os.pread(file[1], each.length, each.offset)
+            raw = os.pread(file_number, each.length, each.offset)
             # A file that was cut off has no answer; its rows are sent.
             if len(raw) == each.length:
                 yield each.content_hash, raw
 
-    def _open(self, batch_id: str, part_number: int) -> tuple[ExitStack, int] | None:
-        key = (batch_id, part_number)
-        if key in self._files:
-            self._files[key] = file = self._files.pop(key)
-            return file
+    def _open(self, batch_id: str, part_number: int) -> int | None:
+        if (batch_id, part_number) in self._missing:
+            return None
         folder, name = self.runtime.folder(batch_id), results_file(part_number)
-        file = None
-        with ExitStack() as stack:
-            try:
-                file_number = stack.enter_context(folder.local_copy(name)).fileno()
-                file = (stack.pop_all(), file_number)
-            except FileNotFoundError:
-                log.warning("Answers of batch %s are not taken again, since its spool has no %s", batch_id, name)
-        self._files[key] = file
-        if len(self._files) > MAX_OPEN_FILES and (oldest := self._files.pop(next(iter(self._files)))) is not None:
-            oldest[0].close()
-        return file
+        try:
+            return self._files.get(folder, name)
+        except FileNotFoundError:
+            log.warning("Answers of batch %s are not taken again, since its spool has no %s", batch_id, name)
+            self._missing.add((batch_id, part_number))
+            return None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import struct
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
 from types import TracebackType
 from typing import IO, Self
+from uuid import uuid4
 
 import msgspec
 
 from airflow_raif.adapters.base import Limits
-from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.domain.wire_id import PREFIX_LENGTH, index_of
 from airflow_raif.spool.files import Folder, requests_file
 from airflow_raif.store import NewPart
@@ -38,34 +38,51 @@ def row_of(line: bytes) -> int | None:
 
 #: Entries moved into other parts by one statement.
 MOVE_CHUNK = 2000
+#: Index, part number, offset and length of one.
+_MOVED = struct.Struct("<4q")
 
 
-@contextmanager
-def moved_entries(
-    folder: Folder, parts: Sequence[NewPart], draft: str
-) -> Iterator[Iterator[list[tuple[int, int, int, int]]]]:
-    """Give the files of new parts their names, and yield where each entry's request lies now, in chunks.
+class Drafts:
+    """Files of new parts under names of their own, and where each entry's request lies in them. Used as a context.
 
-    The store asks once nobody else can add the parts, in a transaction; what is to be downloaded is here before.
-
-    :param draft: what their names end with until then.
-    :return: index, part number, offset and length of each.
+    Another process may write and send parts of the same numbers meanwhile.
     """
-    with ExitStack() as stack:
-        copies = [stack.enter_context(folder.local_copy(requests_file(part.number) + draft)) for part in parts]
 
-        def chunks() -> Iterator[list[tuple[int, int, int, int]]]:
-            for part, file in zip(parts, copies, strict=True):
-                folder.rename(requests_file(part.number) + draft, requests_file(part.number))
-                lines = split_lines(iter(partial(file.read, 1 << 20), b""))
-                while chunk := list(islice(lines, MOVE_CHUNK)):
-                    yield [
-                        (index, part.number, offset, len(line))
-                        for offset, line in chunk
-                        if (index := row_of(line)) is not None
-                    ]
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        #: What the files' names end with.
+        self.suffix = f".{uuid4().hex}.draft"
+        # On disk, since they may be as many as the batch has entries.
+        self._places = tempfile.TemporaryFile(prefix="raif-", buffering=1 << 16)  # noqa: SIM115 - closed at the end
 
-        yield chunks()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._places.close()
+
+    def add(self, index: int, part_number: int, offset: int, length: int) -> None:
+        """Note where an entry's request lies."""
+        self._places.write(_MOVED.pack(index, part_number, offset, length))
+
+    def publish(self, parts: Sequence[NewPart]) -> Iterator[list[tuple[int, int, int, int]]]:
+        """Give the parts' files their names, and yield what was noted, in chunks.
+
+        The store asks once nobody else can add the parts, in a transaction.
+        """
+        for part in parts:
+            name = requests_file(part.number)
+            self._folder.rename(name + self.suffix, name)
+        self._places.seek(0)
+        while block := self._places.read(MOVE_CHUNK * _MOVED.size):
+            yield [(index, number, offset, length) for index, number, offset, length in _MOVED.iter_unpack(block)]
+
+    def remove(self, parts: Sequence[NewPart]) -> None:
+        """Leave nothing of parts that are not added."""
+        for part in parts:
+            self._folder.remove(requests_file(part.number) + self.suffix)
 
 
 @dataclass

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import IO
-from uuid import uuid4
+from contextlib import closing
 
 import msgspec
 
@@ -14,13 +12,16 @@ from airflow_raif.domain.batch import Batch, Part
 from airflow_raif.domain.request import EntryRequest
 from airflow_raif.domain.rounds import Selection
 from airflow_raif.domain.status import BatchStatus, FailureReason
-from airflow_raif.services.part_files import PartFiles, moved_entries
+from airflow_raif.services.part_files import Drafts, PartFiles
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.share import Share
-from airflow_raif.spool.files import requests_file
+from airflow_raif.spool.files import OpenFiles, requests_file
 from airflow_raif.store import NewPart, PartRows, Repeat
 
 log = logging.getLogger(__name__)
+
+#: Parts whose requests are open at one time; those that are repeated come in the order of the input.
+MAX_OPEN_PARTS = 4
 
 
 def has_round_left(runtime: Runtime, batch: Batch, share: Share | None = None) -> bool:
@@ -72,22 +73,22 @@ def repeat_entries(
     round_number = _rounds(share.parts if share else batch.parts) + 1
     written: list[NewPart] = []
     folder = runtime.folder(batch.batch_id)
-    # Another process may open the round, and send its files, while this one writes its own.
-    draft = f".{uuid4().hex}.draft"
-    files = PartFiles(
-        folder, runtime.adapter.limits, written.append, next_number=len(batch.parts), round=round_number, suffix=draft
-    )
-    with files, ExitStack() as stack:
-        _write(runtime, batch, wanted, share.rows if share else None, files, stack)
-    new = arrange(written) if written else []
-    is_open = False
-    if new:
-        with moved_entries(folder, new, draft) as moved:
-            is_open = runtime.store.open_round(batch, new, moved, share.part if share else None)
-    if not is_open:
-        for part in written:
-            folder.remove(requests_file(part.number) + draft)
-        return 0
+    with Drafts(folder) as drafts:
+        files = PartFiles(
+            folder,
+            runtime.adapter.limits,
+            written.append,
+            next_number=len(batch.parts),
+            round=round_number,
+            suffix=drafts.suffix,
+        )
+        with files:
+            _write(runtime, batch, wanted, share.rows if share else None, files, drafts)
+        new = arrange(written) if written else []
+        part = share.part if share else None
+        if not new or not runtime.store.open_round(batch, new, drafts.publish(new), part):
+            drafts.remove(written)
+            return 0
     count = sum(part.request_count for part in new)
     how = "one by one, at the price of the synchronous API" if new[0].is_synchronous else "again"
     log.info("Round %s of batch %s: %s entries go out %s", round_number, batch.batch_id, count, how)
@@ -108,22 +109,21 @@ def _rounds(parts: Sequence[Part]) -> int:
 
 
 def _write(
-    runtime: Runtime, batch: Batch, wanted: Selection, rows: PartRows | None, files: PartFiles, stack: ExitStack
+    runtime: Runtime, batch: Batch, wanted: Selection, rows: PartRows | None, files: PartFiles, drafts: Drafts
 ) -> None:
-    sources: dict[int, IO[bytes]] = {}
     folder, adapter = runtime.folder(batch.batch_id), runtime.adapter
     models = {part.number: part.model for part in batch.parts}
-    for entry in runtime.store.iter_repeatable(batch, wanted, rows):
-        if entry.part_number not in sources:
-            sources[entry.part_number] = stack.enter_context(folder.local_copy(requests_file(entry.part_number)))
-        source = sources[entry.part_number]
-        source.seek(entry.offset)
-        line: bytes | None = source.read(entry.length)
-        if (limit := _higher_limit(wanted, entry)) is not None:
-            line = adapter.with_max_tokens(line or b"", batch.endpoint, limit)
-        if line is not None:
-            files.add(models[entry.part_number], line, _embedding_inputs(runtime, line))
-        runtime.on_rows(1)
+    with closing(OpenFiles(MAX_OPEN_PARTS, lambda file: file)) as sources:
+        for entry in runtime.store.iter_repeatable(batch, wanted, rows):
+            source = sources.get(folder, requests_file(entry.part_number))
+            source.seek(entry.offset)
+            line: bytes | None = source.read(entry.length)
+            if (limit := _higher_limit(wanted, entry)) is not None:
+                line = adapter.with_max_tokens(line or b"", batch.endpoint, limit)
+            if line is not None:
+                place = files.add(models[entry.part_number], line, _embedding_inputs(runtime, line))
+                drafts.add(entry.index, *place, len(line))
+            runtime.on_rows(1)
 
 
 def _higher_limit(wanted: Selection, entry: Repeat) -> int | None:

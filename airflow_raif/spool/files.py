@@ -7,15 +7,16 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 BLOCK_BYTES = 1 << 18
+OpenT = TypeVar("OpenT")
 
 
 class Folder:
@@ -145,6 +146,44 @@ class Folder:
     def _open(self, name: str) -> AbstractContextManager[Any]:
         path = f"{self.path}/{name}"
         return Path(path).open("rb") if self._is_local else self.fs.open(path, "rb")
+
+
+class OpenFiles(Generic[OpenT]):
+    """Files that are read at any offset, of which so many are open, or copied here, at one time: those used last.
+
+    :param wrap: makes of an open file what it is read by.
+    """
+
+    def __init__(self, most: int, wrap: Callable[[IO[bytes]], OpenT]) -> None:
+        self._most = most
+        self._wrap = wrap
+        #: The one used last at the end.
+        self._open: dict[tuple[str, str], tuple[OpenT, ExitStack]] = {}
+
+    def has_room_for(self, folder: Folder, name: str) -> bool:
+        """Whether a file is open, or can be without another being closed for it."""
+        return (folder.path, name) in self._open or len(self._open) < self._most
+
+    def get(self, folder: Folder, name: str) -> OpenT:
+        """Open a file, unless it is.
+
+        :raises FileNotFoundError: it is not there.
+        """
+        key = (folder.path, name)
+        if key not in self._open:
+            with ExitStack() as stack:
+                found = self._wrap(stack.enter_context(folder.local_copy(name)))
+                self._open[key] = (found, stack.pop_all())
+            if len(self._open) > self._most:
+                self._open.pop(next(iter(self._open)))[1].close()
+        self._open[key] = self._open.pop(key)
+        return self._open[key][0]
+
+    def close(self) -> None:
+        """Close those that are open."""
+        for _, stack in self._open.values():
+            stack.close()
+        self._open.clear()
 
 
 def _publish(temporary: Path, final: Path, *, once: bool) -> None:

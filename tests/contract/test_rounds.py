@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +72,26 @@ def test_what_would_fail_again_does_not_go_out_again(provider, runtime, emulator
     batch = run(runtime, 3, output_schema=ANSWER)
     assert emulator.state.creates[provider] == 1
     assert [row["status"] for row in results(runtime, batch, tmp_path)] == ["failed", "completed", "completed"]
+
+
+def test_a_round_of_more_parts_than_a_process_may_open_files(emulator, store, tmp_path):
+    """As of a batch whose queue takes small parts only, all of which expired."""
+    emulator.state.faults.rows.append(RowFault(kind="expired", rows=[0], batches=60))
+    with runtime_of("openai", emulator.url, store, tmp_path, limits={"max_requests": 1}) as runtime:
+        batch = start_batch(runtime, lambda: rows(60), defaults=defaults_of("openai"), claim=CLAIM)
+        fetch_batch_status(runtime, batch.batch_id)
+        batch = fetch_batch_results(runtime, batch.batch_id)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        open_files = len(list(Path("/proc/self/fd").iterdir()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files + 20, hard))
+        try:
+            assert open_round(runtime, batch)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        while not (batch := advance_batch(runtime, batch.batch_id)).status.is_terminal:
+            fetch_batch_status(runtime, batch.batch_id)
+        found = results(runtime, batch, tmp_path)
+    assert [(row["custom_id"], row["status"]) for row in found] == [(f"row {n}", "completed") for n in range(60)]
 
 
 def test_rounds_end(provider, runtime, emulator, tmp_path):
