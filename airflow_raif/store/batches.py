@@ -79,6 +79,8 @@ def mark_fetched(connection: Connection, batch: Batch, at: datetime) -> bool:
     unfetched = select(part_table.c.id).where(
         part_table.c.batch_key == batch.id, part_table.c.results_fetched_at.is_(None)
     )
+    # Who fetches its last part meanwhile has to wait for this: the stamp is to see no part that the sums do not.
+    connection.execute(select(batch_table.c.id).where(batch_table.c.id == batch.id).with_for_update())
     stamped = connection.execute(
         update(batch_table)
         .where(

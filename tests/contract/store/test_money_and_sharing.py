@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
+
+from sqlalchemy import event
 
 from airflow_raif.domain.batch import SHARED, EntryOutcome
 from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.usage import Cost
-from airflow_raif.store import NewBatch, NewPart
+from airflow_raif.store import NewBatch, NewPart, Store
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 SCOPE = b"s" * 16
@@ -38,6 +40,35 @@ def test_one_of_many_who_ask_at_once_gets_what_is_left(store):
     left = batches[found.index(60)]
     assert store.reserve_cost(left, 60, 100, NOW + timedelta(days=1)) is None
     assert store.get_batch(left.batch_id).estimated_cost == 60
+
+
+def test_the_last_two_parts_are_fetched_at_once(store, url):
+    """What the batch cost is what all of its parts did, also if the last one comes in as the others are summed up."""
+    batch = make(store, "b")
+    for n in range(2):
+        store.add_entries(batch, [(n, f"row {n}", n, 0, 9, None)])
+        store.add_part(batch, NewPart(number=n, model="m", request_count=1, request_bytes=9))
+    store.finish_spooling(batch, fingerprint="f", request_count=2, at=NOW)
+    batch = store.get_batch("b")
+    store.record_outcomes(batch, [EntryOutcome(n, "completed", None, n, 5, 7, None, Cost(3, 6)) for n in range(2)])
+    first, last = batch.parts
+    store.mark_part_fetched(batch, first, NOW)
+    other, running = Store.open(url), []
+
+    @event.listens_for(store._engine, "after_cursor_execute")
+    def come_between(_connection, _cursor, statement, *_):
+        if statement.startswith("SELECT sum(") and not running:
+            running.append(pool.submit(other.mark_part_fetched, batch, last, NOW))
+            # Not the result: it may have to wait until all is written here.
+            wait(running, timeout=0.5)
+
+    with ThreadPoolExecutor(1) as pool:
+        store.mark_fetched(batch, NOW)
+        running[0].result()
+    batch = store.mark_fetched(batch, NOW)
+    assert batch.results_fetched_at is not None
+    assert batch.cost == Cost(6, 12)
+    other.close()
 
 
 def answered(store, name, content):
