@@ -6,12 +6,17 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, RootTransaction
 
 from airflow_raif.store.engine import make_engine, parse_url, store_errors, waiting
 from airflow_raif.store.migrate import check_revision, upgrade_engine
+
+#: What makes a server show all statements of a transaction the same moment; SQLite does so anyway.
+_AT_ONE_MOMENT: dict[str, dict[str, Any]] = {
+    "postgresql": {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+}
 
 
 class Database:
@@ -69,7 +74,9 @@ class Database:
     def _begin(self, *, is_reading: bool = False) -> tuple[Connection, RootTransaction]:
         connection = self._engine.connect()
         if is_reading:
-            connection = connection.execution_options(is_reading=True, postgresql_readonly=True)
+            connection = connection.execution_options(
+                is_reading=True, **_AT_ONE_MOMENT.get(self._engine.dialect.name, {})
+            )
         try:
             return connection, connection.begin()
         except BaseException:

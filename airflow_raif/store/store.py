@@ -58,12 +58,12 @@ class Store(EntryStore, MonitorStore, UpkeepStore):
 
         :raises BatchMissingError: there is none of this id.
         """
-        with self._transaction() as connection:
+        with self._reading() as connection:
             return batches.get(connection, batch_id)
 
     def find_by_claim(self, claim: Claim) -> Batch | None:
         """Return the batch that a task instance holds."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             return batches.find_by_claim(connection, claim)
 
     def release_claim(self, batch: Batch, at: datetime) -> bool:

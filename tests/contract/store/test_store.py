@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 
 from airflow_raif.domain.batch import Claim, Counts, EntryOutcome, PartState
 from airflow_raif.domain.errors import (
@@ -262,6 +262,24 @@ def test_a_batch_that_another_process_saw_end_is_told_again(store):
     batch = store.get_batch("b0")
     assert (batch.status, batch.ended_at) == (BatchStatus.ENDED, NOW)
     assert (batch.parts[0].counts, batch.parts[0].polled_at) == (Counts(1, 1, 0), NOW)
+
+
+@pytest.mark.parametrize("read", [lambda s: s.get_batch("b1"), lambda s: s.find_by_claim(CLAIM)], ids=["id", "claim"])
+def test_a_batch_is_read_at_one_moment(store, url, read):
+    """What another process writes meanwhile is seen in the batch and its parts, or in neither."""
+    made, other, ended = new_batch(store), Store.open(url), []
+    store.record_submitted(made.parts[0].id, state(), NOW)
+
+    @event.listens_for(store._engine, "after_cursor_execute")
+    def come_between(_connection, _cursor, statement, *_):
+        if statement.startswith("SELECT raif_batch") and not ended:
+            ended.extend(other.record_states({made.parts[0].id: state(BatchStatus.CANCELED)}, NOW))
+
+    for status in (BatchStatus.IN_PROGRESS, BatchStatus.CANCELED):
+        found = read(store)
+        assert (found.status, found.parts[0].status) == (status, status)
+    assert ended == ["b1"]
+    other.close()
 
 
 def test_odd_words_of_a_provider_fit(store):
