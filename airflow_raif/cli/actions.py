@@ -9,6 +9,7 @@ from airflow_raif.cli.command import acting_command
 from airflow_raif.cli.shown import ask, counted, fail, progress, write_json, write_line
 
 if TYPE_CHECKING:
+    from airflow_raif.domain.batch import Batch, Part
     from airflow_raif.hooks.by_hand import Done
     from airflow_raif.services.retry import RetryPlan
 
@@ -22,7 +23,7 @@ def adopt(args: Any) -> None:
 
     with open_batch_runtime(args.batch) as (runtime, _):
         batch = adopt_part(runtime, args.batch, args.part, args.provider_batch_id)
-    how = "and was told to stop" if batch.parts[args.part].is_canceling else "now. Clear the task to go on"
+    how = "and was told to stop" if _part(batch, args.part).is_canceling else "now. Clear the task to go on"
     _tell(args, Done(batch, f"Part {args.part} is {args.provider_batch_id} {how}."))
 
 
@@ -39,7 +40,7 @@ def resend(args: Any) -> None:
             risk = "it runs on unseen" if batch.is_cancel_requested else "it is paid twice"
             ask(f"Have part {args.part} of batch {args.batch} {again}? If {batch.provider} has it already, {risk}.")
         batch = resend_part(runtime, args.batch, args.part)
-    part = batch.parts[args.part]
+    part = _part(batch, args.part)
     how = "is canceled" if part.status.is_terminal else "is sent by the next attempt. Clear the task to go on"
     _tell(args, Done(batch, f"Part {args.part} {how}."))
 
@@ -152,6 +153,11 @@ def _write_plan(args: Any, plan: RetryPlan, tasks: list[str]) -> None:
         return
     cleared = f"; cleared in Airflow: {', '.join(tasks)}" if tasks else ""
     write_line(f"Would go out again: {_described(plan)}{cleared}.")
+
+
+def _part(batch: Batch, number: int) -> Part:
+    """Return a part by its number: while an input is read, one before it may not be there."""
+    return next(part for part in batch.parts if part.number == number)
 
 
 def _tell(args: Any, done: Done) -> None:

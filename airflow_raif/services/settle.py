@@ -12,6 +12,7 @@ from airflow_raif.domain.wire_id import index_of, wire_prefix
 from airflow_raif.services.cancel import tell_to_stop
 from airflow_raif.services.find import may_be_sent
 from airflow_raif.services.runtime import Runtime
+from airflow_raif.services.share import numbers_of
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,7 @@ def _open_part(runtime: Runtime, batch_id: str, number: int) -> tuple[Batch, Par
     batch = runtime.store.get_batch(batch_id)
     part = next((each for each in batch.parts if each.number == number), None)
     if part is None:
-        last = len(batch.parts) - 1
-        raise InvalidBatchError(f"batch {batch_id} has no part {number}, only {f'0 to {last}' if last else '0'}")
+        raise InvalidBatchError(f"batch {batch_id} has no part {number}, {numbers_of(batch.parts)}")
     if part.provider_batch_id is not None:
         raise InvalidBatchError(f"part {number} of batch {batch_id} is {part.provider_batch_id} already")
     if part.status is not BatchStatus.PENDING or part.is_synchronous:

@@ -98,10 +98,14 @@ def _first_part(batch: Batch, number: int) -> Part:
     part = next((each for each in parts if each.number == number), None)
     if part is not None:
         return part
-    numbers = [each.number for each in parts]
-    has = "only " + ", ".join(map(str, numbers)) if numbers else "none at all"
-    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
-        has = f"only {numbers[0]} to {numbers[-1]}"
     repeated = next((each for each in batch.parts if each.number == number and each.round), None)
     why = f"; part {number} repeats rows of these in round {repeated.round}" if repeated else ""
-    raise InvalidBatchError(f"batch {batch.batch_id} has no part {number} to apply, {has}{why}")
+    raise InvalidBatchError(f"batch {batch.batch_id} has no part {number} to apply, {numbers_of(parts)}{why}")
+
+
+def numbers_of(parts: Sequence[Part]) -> str:
+    """Return the numbers that parts have, for the message that one is not among them."""
+    numbers = [each.number for each in parts]
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"only {numbers[0]} to {numbers[-1]}"
+    return "only " + ", ".join(map(str, numbers)) if numbers else "none at all"

@@ -18,6 +18,7 @@ from airflow_raif.hooks.runtime import open_batch_runtime, open_runtime
 from airflow_raif.services.create import create_batch
 from airflow_raif.services.runtime import utc_now
 from airflow_raif.services.submit import submit_batch
+from airflow_raif.store import NewBatch, NewPart
 from tests.support import MODELS, PROVIDERS, defaults_of, later, rows
 
 HOSTILE = "[bold red]pwned[/] \x1b[2J\x07 [/nope] \u202egnp.exe\nnext"
@@ -260,6 +261,23 @@ def test_a_part_that_is_to_stop_is_settled_in_either_way(provider, running, raif
     assert (resent.code, resent.out) == (0, "Part 0 is canceled.\n")
     assert "it runs on unseen" in resent.err
     assert running.state.creates[provider] == 1
+
+
+def test_resend_of_a_part_after_one_that_was_never_whole(running, raif_store, command):
+    """Its attempt died while it filled parts of several models; what it sent is found by its number, not its place."""
+    batch = raif_store.create_batch(
+        NewBatch(
+            batch_id="b" * 32, provider="openai", conn_id="openai_default", model=MODELS["openai"], endpoint="/e",
+            claim=None, spool_uri="file:///s", output_schema=None, metadata={}, created_at=utc_now(),
+        )
+    )  # fmt: skip
+    for number in (0, 2):
+        part = raif_store.add_part(batch, NewPart(number=number, model="m", request_count=1, request_bytes=9))
+        raif_store.record_intent(part.id, utc_now() - timedelta(minutes=10))
+    assert "has no part 1, only 0, 2" in command("resend", batch.batch_id, "1", "--yes").err
+    done = command("resend", batch.batch_id, "2", "--yes")
+    assert (done.code, done.out) == (0, "Part 2 is sent by the next attempt. Clear the task to go on.\n")
+    assert [part.intent_at is None for part in parts_of(raif_store, batch)] == [False, True]
 
 
 def test_resend_refuses_what_was_sent_or_never_was(running, raif_store, command):
