@@ -62,13 +62,12 @@ def find_share(runtime: Runtime, batch_id: str, number: int) -> Share:
     part = _first_part(batch, number)
     if part.first_row is None:
         raise InvalidBatchError(f"batch {batch_id} was made by an older version of this package; apply it as a whole")
-    same = tuple(each.number for each in batch.parts if each.model == part.model)
-    start = _start_of_rows(runtime, batch, part, same)
-    if len(same) == len(batch.parts) and not batch.is_cut_short:
+    start = _start_of_rows(runtime, batch, part)
+    if not batch.is_cut_short and all(each.model == part.model for each in batch.parts):
         rows = PartRows(start, start + part.request_count)
     else:
         # Rows of other models lie between them, or did until the batch was given up.
-        rows = PartRows(start, runtime.store.end_of_rows(batch, start, same, part.request_count), same)
+        rows = PartRows(start, runtime.store.end_of_rows(batch, start, part.model, part.request_count), part.model)
     numbers = frozenset(runtime.store.parts_of_rows(batch, rows))
     if not numbers <= {each.number for each in batch.parts}:
         # A round was opened since the batch was read.
@@ -76,17 +75,14 @@ def find_share(runtime: Runtime, batch_id: str, number: int) -> Share:
     return Share(batch, part, rows, numbers)
 
 
-def _start_of_rows(runtime: Runtime, batch: Batch, part: Part, same: Sequence[int]) -> int:
-    """Return the first row of a part's share: its own, unless a part that begins before goes on beyond that.
-
-    :param same: all parts of its model.
-    """
+def _start_of_rows(runtime: Runtime, batch: Batch, part: Part) -> int:
+    """Return the first row of a part's share: its own, unless a part that begins before goes on beyond that."""
     first = [each for each in batch.first_parts if each.model == part.model and each.first_row is not None]
     start, count, last_row = 0, 0, -1
     for each in sorted(first, key=attrgetter("first_row")):
         assert each.first_row is not None  # noqa: S101 - the others were left out
         is_apart = each.first_row > last_row
-        start = each.first_row if is_apart else runtime.store.end_of_rows(batch, start, same, count)
+        start = each.first_row if is_apart else runtime.store.end_of_rows(batch, start, part.model, count)
         if each.number == part.number:
             break
         count, last_row = each.request_count, max(last_row, each.last_row or 0)

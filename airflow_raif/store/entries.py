@@ -23,7 +23,7 @@ from airflow_raif.store.records import (
     chunks,
     kept_text,
 )
-from airflow_raif.store.tables import among, entry
+from airflow_raif.store.tables import entry
 from airflow_raif.store.tables import part as part_table
 
 #: An entry's (index, custom_id, part number, offset and length of its request in the part's file, content hash where
@@ -198,14 +198,21 @@ def _of(batch_key: int, rows: PartRows | None) -> list[ColumnElement[bool]]:
     where = [entry.c.batch_key == batch_key]
     if rows is not None:
         where += [entry.c.idx >= rows.start, entry.c.idx < rows.stop]
-        if rows.part_numbers is not None:
-            where.append(among(entry.c.part_number, rows.part_numbers))
+        if rows.model is not None:
+            where.append(_is_of_model(batch_key, rows.model))
     return where
 
 
-def end_of_rows(connection: Connection, batch_key: int, start: int, part_numbers: Sequence[int], number: int) -> int:
-    """Return the index after so many rows in these parts, from an index on."""
-    where = (entry.c.batch_key == batch_key, entry.c.idx >= start, among(entry.c.part_number, part_numbers))
+def _is_of_model(batch_key: int, model: str) -> ColumnElement[bool]:
+    """Return whether an entry is in a part of a model, also one that a round adds later."""
+    columns = part_table.c
+    numbers = select(columns.number).where(columns.batch_key == batch_key, columns.model == model)
+    return entry.c.part_number.in_(numbers)
+
+
+def end_of_rows(connection: Connection, batch_key: int, start: int, model: str, number: int) -> int:
+    """Return the index after so many rows of a model, from an index on."""
+    where = (entry.c.batch_key == batch_key, entry.c.idx >= start, _is_of_model(batch_key, model))
     statement = select(entry.c.idx).where(*where).order_by(entry.c.idx).offset(number - 1).limit(1)
     return int(connection.execute(statement).scalar_one()) + 1
 

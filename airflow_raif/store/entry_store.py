@@ -82,10 +82,10 @@ class EntryStore(Database):
         with self._transaction() as connection:
             return money_of(entries.row_sums(connection, batch.id, rows))
 
-    def end_of_rows(self, batch: Batch, start: int, part_numbers: Sequence[int], count: int) -> int:
-        """Return the index after so many rows in these parts, from an index on."""
+    def end_of_rows(self, batch: Batch, start: int, model: str, count: int) -> int:
+        """Return the index after so many rows of a model, from an index on."""
         with self._transaction() as connection:
-            return entries.end_of_rows(connection, batch.id, start, part_numbers, count)
+            return entries.end_of_rows(connection, batch.id, start, model, count)
 
     def part_numbers(self, batch: Batch, start: int, size: int) -> dict[int, int]:
         """Return the numbers of the parts of the rows from an index on, so many at the most, as far as known."""

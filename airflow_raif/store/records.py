@@ -124,8 +124,8 @@ class PartRows(msgspec.Struct, frozen=True):
 
     start: int
     stop: int
-    #: The parts that hold requests of its model; ``None``: there is no other model.
-    part_numbers: tuple[int, ...] | None = None
+    #: Its model, whichever parts a round puts its requests into; ``None``: there is no other model.
+    model: str | None = None
 
 
 class Repeat(msgspec.Struct, frozen=True, gc=False):

@@ -113,6 +113,36 @@ def test_each_part_has_rounds_of_its_own(runtime, emulator, store, tmp_path):
     assert store.get_batch(batch.batch_id).applied_at is not None
 
 
+def test_a_round_that_is_opened_as_a_share_is_looked_up(runtime, emulator, store, monkeypatch):
+    """Another task, as that of rows that are the same, may bring the part forward: its rows stay the same ones."""
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[0], batches=3))
+    batch = ended(runtime, MIXED)
+    get_batch = store.get_batch
+
+    def read_before_others_write(batch_id):
+        found = get_batch(batch_id)
+        monkeypatch.setattr(store, "get_batch", get_batch)
+        advance_part(runtime, batch_id, 1)
+        return found
+
+    monkeypatch.setattr(store, "get_batch", read_before_others_write)
+    share = find_share(runtime, batch.batch_id, 1)
+    assert [entry.index for chunk in store.iter_entries(share.batch, share.rows) for entry in chunk] == [1, 2, 4, 5]
+    assert share.numbers == {1, 3}
+
+
+def test_a_round_that_is_opened_as_a_part_is_applied(runtime, emulator, store, tmp_path):
+    """What was written is not all of it, so it is not noted."""
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[0], batches=3))
+    batch = ended(runtime, MIXED)
+    advance_part(runtime, batch.batch_id, 1, may_repeat=False)
+    share = find_share(runtime, batch.batch_id, 1)
+    assert share.is_fetched
+    advance_part(runtime, batch.batch_id, 1)
+    uri, at = f"file://{tmp_path}/out/results", runtime.clock()
+    assert not store.mark_part_applied(share.batch, share.part, share.rows, share.numbers, uri, at)
+
+
 def test_rounds_of_a_part_end(runtime, emulator, store, tmp_path):
     """However many rounds others had, a row goes out as often as the policy says."""
     emulator.state.faults.rows.append(RowFault(kind="overloaded", rows=[0]))
