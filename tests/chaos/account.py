@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from airflow_raif.store import Store
 from tests.chaos.answers import answer_text, request_ids
 from tests.chaos.plan import Plan
 from tests.chaos.provider import AtProvider, Report
-from tests.chaos.worker import World, claim_of
+from tests.chaos.worker import World, claim_of, ends_of
 from tests.support import read_rows
 
 #: Errors that a refusal of the provider ends in.
@@ -59,7 +60,7 @@ def check(plan: Plan, store: Store, world: World, report: Report, history: list[
     if batch.applied_at is None or batch.result_uri is None:
         figures.wrong.append("the batch is not applied")
         return figures
-    found = read_rows(batch.result_uri)
+    found = _read_parts(figures, plan, world, batch) if plan.by_parts else read_rows(batch.result_uri)
     _count_rows(figures, plan, batch, found)
     _count_answers(figures, plan, batch, found, report, history)
     return figures
@@ -109,13 +110,37 @@ def _count_creates(figures: Figures, batches: list[Batch], world: World, report:
         figures.wrong.append(f"made more than once: {again}")
 
 
+def _read_parts(figures: Figures, plan: Plan, world: World, batch: Batch) -> list[dict[str, Any]]:
+    """Return the rows in the files of all parts, in input order; each file has its own in order, of one model."""
+    files = sorted(Path((batch.result_uri or "").removeprefix("file://")).glob("results-*.jsonl"))
+    if left := [part.number for part in batch.first_parts if part.applied_at is None]:
+        figures.wrong.append(f"parts {left} are not applied, and the batch is")
+    if len(files) != len(batch.first_parts):
+        figures.wrong.append(f"{len(batch.first_parts)} parts are in {[file.name for file in files]}")
+    found: list[dict[str, Any]] = []
+    for file in files:
+        rows = read_rows(str(file))
+        shelves = [row["shelf"] for row in rows]
+        models = {plan.model_of(shelf) for shelf in shelves if shelf not in plan.doubles}
+        if shelves != sorted(shelves) or len(models) > 1 or not file.name.endswith(f"-{min(shelves):012d}.jsonl"):
+            figures.wrong.append(f"{file.name} has rows {shelves} of {models}")
+        found += rows
+    ends = ends_of(world, batch.batch_id)
+    told = ends.read_text().split() if ends.exists() else []
+    if plan.is_told and len(set(told)) != 1:
+        figures.wrong.append(f"the end of the batch was told by parts {told}")
+    return sorted(found, key=lambda row: int(row["shelf"]))
+
+
 def _count_rows(figures: Figures, plan: Plan, batch: Batch, found: list[dict[str, Any]]) -> None:
     given = [each["custom_id"] for each in plan.given()]
     ids = [each["custom_id"] for each in found]
     if batch.is_cut_short:
         # What was not read of the input when somebody canceled is in no batch, nor are rows between those of its parts
-        # that would have taken their answers; its task fails.
-        given = [each for each in given if each in ids] if plan.doubles else given[: batch.request_count]
+        # that would have taken their answers or ask other models; its task fails.
+        given = (
+            [each for each in given if each in ids] if plan.doubles or plan.has_models else given[: batch.request_count]
+        )
         figures.lost += batch.request_count - len(given)
     figures.lost += len(given) - sum((Counter(given) & Counter(ids)).values())
     if ids != given:

@@ -6,18 +6,21 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from airflow_raif.services.runtime import Runtime
 from airflow_raif.store import Store
 from tests.chaos.account import Figures, check
 from tests.chaos.plan import Attempt, Plan
 from tests.chaos.provider import Provider
-from tests.chaos.worker import BESIDE, Try, World, claim_of, deferred_try, fork, whole_try
+from tests.chaos.worker import BESIDE, Try, World, claim_of, deferred_try, fork, part_try, whole_try
 
 #: A life that is not done after so many tries never will be.
 MAX_TRIES = 200
 #: After so many tries the next one comes half an hour later.
 PATIENT_AFTER = 20
 #: The step at which rows are written and the store is not told yet.
-APPLYING = "before results.jsonl"
+APPLYING = "before results"
+
+Work = Callable[[Plan, World, Runtime], str]
 
 
 @dataclass
@@ -48,6 +51,9 @@ class Life:
         self._is_deferred = False
         self._had_twin = False
         self._restarts_in_apply = plan.restarts_in_apply
+        #: The parts that are applied one by one, and those of them that are not yet.
+        self._parts: list[int] = []
+        self._open: list[int] = []
 
     def run(self, store: Store) -> Outcome:
         """Live, then count."""
@@ -82,17 +88,12 @@ class Life:
         store.close()
         is_replaced = held is not None and held.batch_id != self._batch_id
         if is_replaced:
-            self._batch_id, self._is_canceled = None, False
+            self._batch_id, self._is_canceled, self._parts = None, False, []
         return is_replaced
 
     def _one(self, attempt: Attempt, number: int) -> bool:
         """Make one try with what happens to it; return whether the task is done."""
-        work = whole_try
-        # A second try that came after the cancel is as good as a clear.
-        goes_on = self._is_canceled and not (self._plan.clears or attempt.twin or self._had_twin)
-        if self._batch_id is not None and (goes_on or (self._is_deferred and number % 2)):
-            work = deferred_try(self._batch_id)
-        self._had_twin = self._had_twin or attempt.twin
+        work, works_beside = self._works(attempt, number)
         twin = fork(self._plan, self._world, work) if attempt.twin else None
         tried = fork(
             self._plan,
@@ -104,6 +105,7 @@ class Life:
             hold_on="" if attempt.hold_at or not self._restarts_in_apply else APPLYING,
             holds_outside=not attempt.restart,
         )
+        others = [fork(self._plan, self._world, each) for each in works_beside]
         other = fork(self._plan, self._world, BESIDE[attempt.beside]) if attempt.beside else None
         tried.wait()
         if tried.state == "held":
@@ -123,13 +125,35 @@ class Life:
         if twin is not None:
             self._outcome.met.append("two at once")
             self._note(twin.wait(), "twin")
+        for each in others:
+            self._note(each.wait(), "part")
         done = False
         if tried.state != "held":
             done = self._note(tried, "try")
             self._held = [(each, left - 1) for each, left in self._held]
             while any(left <= 0 for _, left in self._held):
                 self._let_go()
-        return done
+        return bool(self._parts) and not self._open if self._plan.by_parts else done
+
+    def _works(self, attempt: Attempt, number: int) -> tuple[Work, list[Work]]:
+        """Return what the try does, and what other tasks of its run do meanwhile."""
+        if self._parts:
+            assert self._batch_id is not None
+            mine, *others = self._turned(self._open or self._parts, number)
+            return part_try(self._batch_id, mine), [part_try(self._batch_id, each) for each in others]
+        work = whole_try
+        # A second try that came after the cancel is as good as a clear.
+        goes_on = self._is_canceled and not (self._plan.clears or attempt.twin or self._had_twin)
+        if self._batch_id is not None and (goes_on or (self._is_deferred and number % 2)):
+            work = deferred_try(self._batch_id)
+        self._had_twin = self._had_twin or attempt.twin
+        return work, []
+
+    @staticmethod
+    def _turned(parts: list[int], number: int) -> list[int]:
+        """Return parts so that each is the first in its turn."""
+        turn = number % len(parts)
+        return parts[turn:] + parts[:turn]
 
     def _note_beside(self, what: str, other: Try) -> None:
         self._note(other, what)
@@ -149,6 +173,12 @@ class Life:
             self._outcome.met.append("kill -9")
         if word in ("deferred", "done") and what != "zombie":
             self._batch_id = rest
+        if word == "parts" and what == "try":
+            self._batch_id, *numbers = rest.split()
+            self._parts = [int(each) for each in numbers]
+            self._open = [*self._parts]
+        if word == "applied" and what in ("try", "part"):
+            self._open = [each for each in self._open if rest != f"{self._batch_id} {each}"]
         if what == "try":
             self._is_deferred = word == "deferred"
         return word == "done" and what == "try"

@@ -9,7 +9,7 @@ import msgspec
 
 from tests.chaos.provider import Behaviour
 from tests.chaos.proxy import KINDS, Fault
-from tests.support import rows
+from tests.support import MODELS, rows
 
 ROUTES = {
     "openai": ("upload", "create", "list", "get", "results", "synchronous"),
@@ -37,6 +37,8 @@ ODDITIES: tuple[dict[str, Any], ...] = (
     {"done_at_cancel": 0.5},
     {"done_at_cancel": 1.0},
 )
+#: The model of rows that do not ask the task's own.
+OTHER_MODELS = {"openai": "gpt-5-mini", "anthropic": "claude-sonnet-4-5", "gemini": "gemini-2.5-pro"}
 #: Seconds between two tries; a user may come back to a failed task after days.
 PAUSES = (5.0, 5.0, 30.0, 30.0, 120.0, 120.0, 900.0, 900.0, 7200.0, 90_000.0, 260_000.0)
 
@@ -88,13 +90,25 @@ class Plan(msgspec.Struct, kw_only=True):
     attempts: list[Attempt] = []
     #: Rows that ask the same as an earlier one, by that one's index.
     doubles: dict[int, int] = {}
+    #: Every third row asks another model.
+    has_models: bool = False
+    #: Several tasks apply the batch, each the rows of one part.
+    by_parts: bool = False
+    #: Once all parts are through, somebody is told of the batch's end.
+    is_told: bool = False
 
     def given(self) -> list[dict[str, Any]]:
         """Return the rows."""
         found = rows(self.rows)
+        if self.has_models:
+            found = [{**row, "model": self.model_of(index)} for index, row in enumerate(found)]
         for index, first in self.doubles.items():
-            found[index]["prompt"] = found[first]["prompt"]
+            found[index] |= {key: found[first][key] for key in ("prompt", "model") if key in found[first]}
         return found
+
+    def model_of(self, index: int) -> str:
+        """Return the model of a row that asks what none before it does."""
+        return (OTHER_MODELS if self.has_models and index % 3 == 1 else MODELS)[self.provider]
 
     @property
     def faults(self) -> list[str]:
@@ -107,6 +121,10 @@ class Plan(msgspec.Struct, kw_only=True):
             names.append("queue full")
         if self.behaviour.ahead:
             names.append("clock skew")
+        if self.has_models:
+            names.append("several models")
+        if self.by_parts:
+            names.append("applied by parts")
         return names
 
 
@@ -135,6 +153,13 @@ def draw(seed: int, provider: str, store: str) -> Plan:
     if dice.random() < 0.4:
         doubled = dice.sample(range(1, plan.rows), dice.randint(1, plan.rows - 1))
         plan.doubles = {each: dice.choice([n for n in range(each) if n not in doubled]) for each in sorted(doubled)}
+    plan.has_models = dice.random() < 0.25
+    plan.by_parts = dice.random() < 0.2
+    if plan.by_parts:
+        plan.part_size = dice.choice((2, 3, 4))
+        plan.is_told = dice.random() < 0.5
+        # Those before them are mostly over once there are parts to apply, which takes few steps.
+        plan.attempts += _attempts(dice, store, most=6, steps=15)
     if provider == "gemini" and not plan.by_file:
         plan.behaviour.proxy = [each for each in plan.behaviour.proxy if each.route not in ("upload", "results")]
         # What lies inline in an answer has no lines that could be spoiled.
@@ -179,11 +204,11 @@ def _fault(dice: random.Random, provider: str, kind: str) -> Fault:
     return Fault(kind=kind, route=dice.choice(routes), skip=dice.choice((0, 0, 0, 1, 2)), times=dice.choice(times))
 
 
-def _attempts(dice: random.Random, store: str) -> list[Attempt]:
+def _attempts(dice: random.Random, store: str, *, most: int = 3, steps: int = 40) -> list[Attempt]:
     attempts = []
-    for _ in range(dice.choice((0, 1, 2, 3))):
+    for _ in range(dice.choice(range(most + 1))):
         attempt = Attempt(pause=dice.choice(PAUSES))
-        step = int(dice.expovariate(1 / 40)) + 1
+        step = int(dice.expovariate(1 / steps)) + 1
         what = dice.choice(("kill", "kill", "hold", "twin", "restart" if store == "postgres" else "kill", "nothing"))
         attempt.beside = dice.choice(("", "", "", "", "cancel", "poll", "sweep"))
         if what == "kill":

@@ -28,8 +28,8 @@ _OLD, _NEW = _RANK.format("OLD.status"), _RANK.format("NEW.status")
 _BACK = f"({_NEW} < {_OLD} OR ({_OLD} = 3 AND NEW.status <> OLD.status))"
 #: What the provider would not queue waits again.
 _PART = f"({_BACK} AND NOT (NEW.provider_batch_id IS NULL AND COALESCE(NEW.raw_status, '') = 'refused'))"
-#: A round alone opens a batch again, and takes the stamp of its results with it.
-_BATCH = f"({_BACK} AND NOT (OLD.results_fetched_at IS NOT NULL AND NEW.results_fetched_at IS NULL))"
+#: A round alone opens a batch again: it takes the stamps of its end and of its results with it.
+_BATCH = f"({_BACK} AND NOT (OLD.ended_at IS NOT NULL AND NEW.ended_at IS NULL AND NEW.results_fetched_at IS NULL))"
 
 
 def guard(address: str) -> None:

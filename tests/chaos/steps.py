@@ -85,6 +85,14 @@ class SteppedStore(Store):
                 self.steps.transactions -= 1
         self.steps(f"after {name}", is_write=self._has_written)
 
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        name = sys._getframe(2).f_code.co_name
+        self.steps(f"before {name}")
+        with super()._reading() as connection:
+            yield connection
+        self.steps(f"after {name}")
+
 
 class SteppedTransport(HttpTransport):
     """A transport whose calls are steps; it refuses to send while a transaction is open."""

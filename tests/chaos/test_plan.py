@@ -21,3 +21,6 @@ def test_every_fault_is_drawn(provider):
     assert {each.beside for each in attempts} == {"", "cancel", "poll", "sweep"}
     assert all(any(getattr(each, what) for each in attempts) for what in ("kill_at", "hold_at", "twin", "restart"))
     assert any(plan.restarts_in_apply for plan in plans)
+    by_parts = [plan for plan in plans if plan.by_parts]
+    assert len(by_parts) > len(plans) / 10
+    assert all(any(getattr(plan, what) for plan in by_parts) for what in ("doubles", "has_models", "is_told"))

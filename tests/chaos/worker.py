@@ -30,8 +30,8 @@ from airflow_raif.domain.rounds import RoundPolicy
 from airflow_raif.domain.status import TERMINAL, BatchStatus
 from airflow_raif.domain.sweep import SweepRules
 from airflow_raif.pricing.prices import PriceBook
-from airflow_raif.services.advance import advance_batch
-from airflow_raif.services.apply import apply_results
+from airflow_raif.services.advance import advance_batch, advance_part
+from airflow_raif.services.apply import apply_part, apply_results
 from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.fetch import fetch_batch_results
 from airflow_raif.services.poll import fetch_batch_status
@@ -127,8 +127,8 @@ def _run(plan: Plan, world: World, work: Callable[..., str], pipe: int, given: d
 
     try:
         with suppress(OSError):
-            log = os.open(world.home / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 2)
+            file = os.open(world.home / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(file, 2)
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
         world.engine.dispose(close=False)
         steps = Steps(tell=tell, **given)
@@ -235,14 +235,47 @@ def deferred_try(batch_id: str) -> Callable[[Plan, World, Runtime], str]:
 
 def _go_on(plan: Plan, world: World, runtime: Runtime, batch: Batch) -> str:
     fetch_batch_status(runtime, batch.batch_id)
-    batch = advance_batch(runtime, batch.batch_id)
+    batch = advance_batch(runtime, batch.batch_id, may_fetch=not plan.by_parts)
     if not batch.status.is_terminal:
         return f"deferred {batch.batch_id}"
+    if plan.by_parts:
+        return " ".join(["parts", batch.batch_id, *(str(part.number) for part in batch.first_parts)])
     fetch_batch_results(runtime, batch.batch_id)
-    assert isinstance(runtime.spool, SteppedFolder)
-    destination = folder_of(plan, world.home / "out" / batch.batch_id, runtime.spool.steps)
-    batch = apply_results(runtime, batch.batch_id, destination)
+    batch = apply_results(runtime, batch.batch_id, _destination(plan, world, runtime, batch.batch_id))
     return f"done {batch.batch_id}"
+
+
+def _destination(plan: Plan, world: World, runtime: Runtime, batch_id: str) -> SteppedFolder:
+    assert isinstance(runtime.spool, SteppedFolder)
+    return folder_of(plan, world.home / "out" / batch_id, runtime.spool.steps)
+
+
+def part_try(batch_id: str, number: int) -> Callable[[Plan, World, Runtime], str]:
+    """Return what a mapped task does for one part: go on with its rows, ask once, apply them if they are all there."""
+
+    def work(plan: Plan, world: World, runtime: Runtime) -> str:
+        share = advance_part(runtime, batch_id, number)
+        if not share.is_fetched:
+            fetch_batch_status(runtime, batch_id, None if share.part.is_shared else share.numbers)
+            share = advance_part(runtime, batch_id, number)
+        if not share.is_fetched:
+            return f"waits {batch_id} {number}"
+
+        def end(batch: Batch) -> None:
+            assert batch.batch_id == batch_id
+            with ends_of(world, batch_id).open("a") as file:
+                file.write(f"{number}\n")
+
+        destination = _destination(plan, world, runtime, batch_id)
+        apply_part(runtime, batch_id, number, destination, end=end if plan.is_told else None)
+        return f"applied {batch_id} {number}"
+
+    return work
+
+
+def ends_of(world: World, batch_id: str) -> Path:
+    """Return the file with the parts whose tasks told of a batch's end."""
+    return world.home / f"{batch_id} ended"
 
 
 def cancel(plan: Plan, world: World, runtime: Runtime) -> str:
