@@ -1,7 +1,7 @@
 """One output schema as each provider's strict structured output takes it.
 
-What a provider cannot enforce but ignores, or what is left out for it, is validated after the fetch; what it cannot
-express is refused before anything is sent.
+What a provider cannot enforce is left out for it, told to the model in words, and validated after the fetch; what it
+cannot express is refused before anything is sent.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ _UNENFORCED = frozenset(
     ("$schema", "$id", "$comment", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator",
      "uniqueItems", "minProperties", "maxProperties", "contains", "minContains", "maxContains", "contentEncoding",
      "contentMediaType", "minLength", "maxLength")
+)  # fmt: skip
+#: Limits that a model is told of where they are not enforced.
+_TOLD = (
+    "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern",
+    "format", "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties",
 )  # fmt: skip
 _REFUSED = (
     "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "patternProperties", "propertyNames",
@@ -146,11 +151,13 @@ def _walk(schema: Any, dialect: _Dialect, path: str, depth: int) -> dict[str, An
         return _walk(each, dialect, f"{path}/{step}", depth + 1)
 
     result: dict[str, Any] = {}
+    left_out: dict[str, Any] = {}
     for name, value in schema.items():
         if "$ref" in schema and not name.startswith("$"):
             # Nothing may stand beside a ref, not even its description.
             continue
         if _is_dropped(name, value, dialect):
+            left_out[name] = value
             continue
         if name in ("properties", "$defs", "definitions"):
             result[name] = {each: walk(inner, f"{name}/{each}") for each, inner in value.items()}
@@ -164,7 +171,16 @@ def _walk(schema: Any, dialect: _Dialect, path: str, depth: int) -> dict[str, An
             result["enum"] = [value]
         else:
             result[name] = value
-    return _finished(result, dialect)
+    return _finished(_told(result, left_out), dialect)
+
+
+def _told(schema: dict[str, Any], left_out: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema whose description tells of limits that it does not have, as those by Anthropic's SDK do."""
+    limits = ", ".join(f"{name}: {left_out[name]}" for name in _TOLD if left_out.get(name, False) is not False)
+    if not limits:
+        return schema
+    words = schema.get("description")
+    return {**schema, "description": f"{words}\n\n{{{limits}}}" if words else f"{{{limits}}}"}
 
 
 def _finished(result: dict[str, Any], dialect: _Dialect) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -63,6 +64,11 @@ _FORMATS = {
     "uri": "https://example.com/answer",
 }
 _MAX_DEPTH = 6
+#: A limit as a description tells of it, which is where Anthropic's SDK puts those that its API does not take.
+_TOLD_LIMIT = re.compile(
+    r"\b(minimum|maximum|exclusiveMinimum|exclusiveMaximum|multipleOf|minItems|maxItems|minLength|maxLength)"
+    r": (-?\d+(?:\.\d+)?)[,}]"
+)
 
 
 class Draw:
@@ -196,7 +202,15 @@ def _compile_branches(branches: list[Any], root: Any, depth: int) -> Generator:
     return generate
 
 
+def _with_told_limits(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema with the limits that its description tells of, as a model has read them."""
+    _, brace, words = str(schema.get("description", "")).rpartition("{")
+    told = {name: msgspec.json.decode(number) for name, number in _TOLD_LIMIT.findall(brace and words)}
+    return {**told, **schema} if told else schema
+
+
 def _compile_type(schema: dict[str, Any], root: Any, depth: int) -> Generator:
+    schema = _with_told_limits(schema)
     kind = schema.get("type")
     if isinstance(kind, list):
         return _compile_branches([{**schema, "type": one} for one in kind], root, depth)

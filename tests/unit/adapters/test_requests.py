@@ -187,9 +187,9 @@ def test_openai_schema_is_strict():
 
 
 def test_anthropic_schema_leaves_ranges_to_the_validation():
-    """What Anthropic cannot enforce is checked after the fetch."""
+    """What Anthropic cannot enforce is told to the model, and checked after the fetch."""
     schema = {**CLOSED, "properties": {"a": {"type": "integer", "minimum": 1, "description": "d"}}}
-    assert anthropic_schema(schema)["properties"]["a"] == {"type": "integer", "description": "d"}
+    assert anthropic_schema(schema)["properties"]["a"] == {"type": "integer", "description": "d\n\n{minimum: 1}"}
 
 
 def test_gemini_schema_is_nearly_the_same():

@@ -45,7 +45,19 @@ def text(**more: Any) -> dict[str, Any]:
 def test_what_a_provider_does_not_enforce_is_left_out(provider, keywords, kept):
     """It is validated after the fetch; what it does enforce goes along."""
     found = strict_schema(provider, text(**keywords))["properties"]["t"]
-    assert set(found) - {"type"} == kept[provider]
+    assert set(found) - {"type", "description"} == kept[provider]
+
+
+def test_the_model_is_told_of_limits_that_are_not_enforced():
+    """In the description, as those do that Anthropic's SDK makes; it would answer on a scale of its own otherwise."""
+    stars = {"type": "integer", "minimum": 1, "maximum": 5, "description": "How good it is."}
+    words = of({"s": stars, "t": {"type": "array", "items": {"type": "string"}, "minItems": 0, "maxItems": 3}})
+    found = anthropic_schema(words)["properties"]
+    assert found["s"] == {"type": "integer", "description": "How good it is.\n\n{minimum: 1, maximum: 5}"}
+    assert found["t"]["description"] == "{minItems: 0, maxItems: 3}"
+    assert openai_schema(words)["properties"]["s"] == stars
+    assert openai_schema(text(maxLength=9, default="x"))["properties"]["t"]["description"] == "{maxLength: 9}"
+    assert "description" not in openai_schema(text(default="x"))["properties"]["t"]
 
 
 def test_a_constant_is_an_enum_with_gemini():
@@ -57,7 +69,10 @@ def test_a_constant_is_an_enum_with_gemini():
 def test_maps():
     """Gemini takes them; the others want names."""
     schema = of({"m": {"type": "object", "additionalProperties": {"type": "integer", "exclusiveMinimum": 1}}})
-    assert gemini_schema(schema)["properties"]["m"]["additionalProperties"] == {"type": "integer"}
+    assert gemini_schema(schema)["properties"]["m"]["additionalProperties"] == {
+        "type": "integer",
+        "description": "{exclusiveMinimum: 1}",
+    }
     for convert in (openai_schema, anthropic_schema):
         with pytest.raises(InvalidBatchError, match="at #/properties/m of the output schema.*'key', 'value'"):
             convert(schema)

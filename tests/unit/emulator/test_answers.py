@@ -53,6 +53,24 @@ def test_answers_are_valid(schema):
         assert answers.answer(raw, Draw(seed)) == value
 
 
+def test_answers_keep_limits_that_the_description_tells_of():
+    """As a model does: where a provider's schemas have no ranges, an SDK tells of them in words."""
+    words = {"s": "Stars, of {all}.\n\n{minimum: 1, maximum: 5}", "n": "{exclusiveMinimum: -0.5, maximum: 0}"}
+    kinds = {"s": "integer", "n": "number", "t": "array"}
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": kind, "description": words.get(name, "{maxItems: 1}")}
+                       for name, kind in kinds.items()},
+        "required": list(kinds),
+    }  # fmt: skip
+    answers, raw = SchemaAnswers(), msgspec.json.encode(schema)
+    for seed in range(40):
+        value = answers.answer(raw, Draw(seed))
+        assert 1 <= value["s"] <= 5
+        assert -0.5 < value["n"] <= 0
+        assert len(value["t"]) == 1
+
+
 def test_answers_depend_on_the_request():
     """Other bytes, another answer; the same bytes, the same one, in another process too."""
     composer = Composer()
