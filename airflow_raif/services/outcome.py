@@ -44,15 +44,28 @@ def check_outcome(
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.reasons.items()))
     account = f"{counts.completed} of {total} entries completed" + (f", {reasons}" if reasons else "")
     why = f" ({judged.error})" if judged.error else ""
+    again = f"`airflow raif batches retry {batch.batch_id}` has failed rows sent again"
     if was_canceled:
-        raise CanceledBatchError(f"{name} was canceled: {account}")
+        kept = "" if batch.is_cut_short else f"{again}, and keeps the others; "
+        raise CanceledBatchError(f"{name} was canceled: {account}. {kept}a clear of its task alone starts a new one")
     has_answers = has_answers_of_its_own(runtime, batch, counts.completed) if share is None else counts.completed > 0
     if not has_answers:
         kind = ExpiredBatchError if judged.status is BatchStatus.EXPIRED else FailedBatchError
-        raise kind(f"{name} {judged.status}: {account}{why}")
+        if share is None and not (batch.usage.input_tokens or batch.usage.output_tokens):
+            again = "Nothing of it was billed: a retry of its task starts a new one"
+        raise kind(f"{name} {judged.status}: {account}{why}{_most_frequent_error(runtime, batch)}. {again}")
     if counts.failed / max(total, 1) > max_failed_fraction:
         raise PartialBatchError(
             f"{name}: {account}; more failed than max_failed_fraction={max_failed_fraction} allows{why}"
+            f"{_most_frequent_error(runtime, batch)}. {again}"
         )
     if counts.failed:
         log.warning("%s: %s", name.capitalize(), account)
+
+
+def _most_frequent_error(runtime: Runtime, batch: Batch) -> str:
+    """Return what most failed entries have for an error, as the rest of a sentence."""
+    for group in runtime.store.failures_of(batch).groups:
+        if group.message and group.message != batch.error:
+            return f"; the most frequent error is: {group.message:.300}"
+    return ""

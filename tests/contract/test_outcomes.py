@@ -156,7 +156,7 @@ def test_canceled_at_the_provider(provider, runtime, emulator, store):
     emulator.state.faults.cancel_after = 0.5
     batch = run(runtime, rows(4))
     assert batch.status is BatchStatus.CANCELED
-    with pytest.raises(CanceledBatchError):
+    with pytest.raises(CanceledBatchError, match=rf"retry {batch.batch_id}` .* a clear of its task alone starts a new"):
         check_outcome(runtime, batch)
     assert resume_batch(runtime, CLAIM) is None
 
@@ -196,7 +196,17 @@ def test_all_rows_failed_is_a_failed_outcome(provider, runtime, emulator):
     emulator.state.faults.rows.append(RowFault(kind="errored", fraction=1))
     batch = run(runtime, rows(3))
     assert batch.status is BatchStatus.ENDED
-    with pytest.raises(FailedBatchError, match="0 of 3 entries completed, 3 errored"):
+    told = "0 of 3 entries completed, 3 errored; the most frequent error is: .+. Nothing of it was billed: a retry"
+    with pytest.raises(FailedBatchError, match=told):
+        check_outcome(runtime, batch)
+
+
+@EACH
+def test_what_failed_most_is_told(provider, runtime, emulator):
+    """The error alone says why, and what has rows sent again whose answers were paid: a retry of the task does not."""
+    emulator.state.faults.rows += [RowFault(kind="errored", rows=[0]), RowFault(kind="invalid_json", fraction=1)]
+    batch = run(runtime, rows(3), output_schema=ANSWER)
+    with pytest.raises(FailedBatchError, match=f"is: .*JSON.*. `airflow raif batches retry {batch.batch_id}` has"):
         check_outcome(runtime, batch)
 
 
