@@ -121,8 +121,11 @@ def picodollars(amount: Decimal | float | str) -> int:
 
 
 def dollars(pico: int | None) -> str:
-    """Return an amount as people read it."""
-    return "an unknown amount" if pico is None else f"${usd(pico):,.4f}"
+    """Return an amount as people read it; of a small one two digits that tell something."""
+    if pico is None:
+        return "an unknown amount"
+    amount = usd(pico)
+    return f"${amount:,.4f}" if pico == 0 or pico >= PICO // 1000 else f"${Decimal(f'{amount:.2g}'):f}"
 
 
 def day_of(at: datetime) -> tuple[datetime, datetime]:
