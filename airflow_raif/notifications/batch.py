@@ -97,6 +97,8 @@ def describe(task_instance: Any, batch: Mapping[str, Any] | None) -> str:
 
     :param batch: a manifest, or as much of it as is known; ``None``: there is none.
     """
+    from airflow_raif.services.manifest import in_words
+
     name = f"{task_instance.dag_id}.{task_instance.task_id}"
     if (task_instance.map_index if task_instance.map_index is not None else -1) >= 0:
         name += f" [{task_instance.map_index}]"
@@ -104,16 +106,8 @@ def describe(task_instance: Any, batch: Mapping[str, Any] | None) -> str:
         return f"{name} made no batch in run {task_instance.run_id}; its log says why."
     if batch["counts"] is None:
         return f"Batch {batch['batch_id']} of {name}: its figures cannot be had now. {batch['url']}"
-    counts, usage, cost = batch["counts"], batch["usage"], batch["cost"]
     what = f"Part {batch['part']} of batch" if "part" in batch else "Batch"
-    rows = f"{counts['completed']:,} of {batch['request_count']:,} rows completed"
-    reasons = "".join(f", {count:,} {reason}" for reason, count in sorted(counts["reasons"].items()))
-    tokens = f"{usage['input_tokens']:,} tokens in, {usage['output_tokens']:,} out"
-    if cost["batch"] is None:
-        price = "cost unknown"
-    else:
-        price = f"{'about ' if cost['is_estimated'] else ''}${cost['batch']} (${cost['standard']} without batches)"
     return (
         f"{what} {batch['batch_id']} of {name} ({batch['provider']}, {batch['model']}) is {batch['status']}:"
-        f" {rows}{reasons}; {tokens}; {price}. {batch['url']}"
+        f" {in_words(batch)}. {batch['url']}"
     )

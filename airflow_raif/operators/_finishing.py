@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from airflow_raif.services.share import Share
 
     ResultsOperator: TypeAlias = ApplyBatchResultsOperator | BatchInferenceOperator
+
+log = logging.getLogger(__name__)
 
 
 def fraction_of(value: float) -> float:
@@ -77,6 +80,20 @@ def finish_part(
 def _tell(context: Context, operator: ResultsOperator, manifest: dict[str, Any]) -> None:
     operator._show_manifest(context["ti"], manifest)
     tell_assets(operator, context, manifest)
+    _log(manifest)
+
+
+def _log(manifest: dict[str, Any]) -> None:
+    """Say in the task's log what became of the rows."""
+    from airflow_raif.services.manifest import in_words
+
+    what = f"part {manifest['part']} of batch" if "part" in manifest else "batch"
+    known = {"answered by earlier batches": manifest.get("reused"), "the same as others": manifest.get("duplicates")}
+    spared = "".join(f"; {count:,} rows were {how}" for how, count in known.items() if count)
+    log.info(
+        "Results of %s %s (%s): %s%s. They are at %s",
+        what, manifest["batch_id"], manifest["status"], in_words(manifest), spared, manifest["result_uri"],
+    )  # fmt: skip
 
 
 @dataclass

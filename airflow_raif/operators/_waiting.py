@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from time import sleep, time
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -285,6 +285,10 @@ def _defer(
         cancel_on_kill=patience.cancel_on_kill,
         cancel_on_success=patience.cancel_on_success,
     )
+    log.info(
+        "Batch %s is %s: waiting without a worker until %s at the latest",
+        batch.batch_id, batch.status, datetime.fromtimestamp(end_time, UTC).isoformat(" ", "minutes"),
+    )  # fmt: skip
     # The trigger's own deadline comes first; Airflow's is for a trigger that hangs.
     operator.defer(
         trigger=trigger, method_name=method_name, timeout=timedelta(seconds=max(end_time - time(), 0.0) + 600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -64,6 +65,19 @@ def part_manifest_of(runtime: Runtime, share: Share) -> dict[str, Any]:
         "result_uri": part.result_uri,
         "error": part.error,
     }
+
+
+def in_words(manifest: Mapping[str, Any]) -> str:
+    """Return rows, tokens and cost of a manifest in words, none of which is a provider's or a model's."""
+    counts, usage, cost = manifest["counts"], manifest["usage"], manifest["cost"]
+    rows = f"{counts['completed']:,} of {manifest['request_count']:,} rows completed"
+    reasons = "".join(f", {count:,} {reason}" for reason, count in sorted(counts["reasons"].items()))
+    tokens = f"{usage['input_tokens']:,} tokens in, {usage['output_tokens']:,} out"
+    if cost["batch"] is None:
+        price = "cost unknown"
+    else:
+        price = f"{'about ' if cost['is_estimated'] else ''}${cost['batch']} (${cost['standard']} without batches)"
+    return f"{rows}{reasons}; {tokens}; {price}"
 
 
 def _who(batch: Batch) -> dict[str, Any]:

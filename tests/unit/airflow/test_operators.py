@@ -201,6 +201,22 @@ def test_inference_defers_and_finishes_from_the_event(emulator_of, providers, co
     assert context["pushed"]["raif_manifest"] == manifest
 
 
+def test_the_log_says_what_a_task_waits_for_and_what_became_of_it(emulator_of, providers, context, caplog):
+    """Rows, tokens, cost and where they are, also where all went well: nobody has to look into XCom for it."""
+    caplog.set_level("INFO")
+    providers(emulator_of(progress=Progress.parse("polls:2")))
+    operator = BatchInferenceOperator(task_id="t", **OPENAI, requests=["a", "a", "b"])
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    batch_id = deferred.value.trigger.batch_id
+    assert f"Batch {batch_id} is in_progress: waiting without a worker until " in caplog.text
+    manifest = operator.execute_complete(context, {"batch_id": batch_id, "status": "ended"})
+    assert f"Results of batch {batch_id} (ended): 3 of 3 rows completed; " in caplog.text
+    assert f"${manifest['cost']['batch']}" in caplog.text
+    assert "1 rows were the same as others" in caplog.text
+    assert manifest["result_uri"] in caplog.text
+
+
 def test_inference_in_the_worker(emulator_of, providers, context, no_backoff):
     """deferrable=False waits in the worker, through an outage of the provider."""
     emulator = emulator_of(progress=Progress.parse("polls:3"))
