@@ -91,6 +91,10 @@ class MaintainBatchesOperator(BaseOperator):
                 self._rules(),
                 task_state=_task_state(context) if self.cancel_abandoned else None,
             )
+        counts = dict(report.counts)
+        open_count = counts.pop("open", 0)
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "nothing was to be done"
+        self.log.info("Looked at %s batches that were not done: %s", open_count, kinds)
         if report.is_futile or (self.fail_on_warnings and report.warnings):
             what = "nothing could be done" if report.is_futile else "there is something to look at"
             raise AirflowException(f"{what}: {'; '.join(report.as_dict()['warnings'])}")

@@ -42,9 +42,10 @@ def test_batches_of_every_connection_are_looked_after(emulator, providers, raif_
     assert applied.endswith("results.jsonl")
 
 
-def test_nothing_to_do(raif_store, context):
-    """That is a success."""
+def test_nothing_to_do(raif_store, context, capsys):
+    """That is a success, and is told: a log without a line leaves open whether anything was looked at."""
     assert MaintainBatchesOperator(task_id="t").execute(context) == {"counts": {"open": 0}, "done": [], "warnings": []}
+    assert "Looked at 0 batches that were not done: nothing was to be done" in capsys.readouterr().out
 
 
 def test_a_missing_connection_does_not_fail_the_others(emulator, providers, raif_store, context, monkeypatch):
