@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from airflow_raif.spool.files import Folder
 
 #: Optional packages, by the extra that brings them.
-_EXTRAS = {"openai": "openai", "anthropic": "anthropic", "google-genai": "google", "psycopg": "postgres"}
+_EXTRAS = {
+    "openai": "openai",
+    "anthropic": "anthropic",
+    "google-genai": "google",
+    "psycopg": "postgres",
+    "pydantic-ai-slim": "pydantic-ai",
+    "pyarrow": "parquet",
+    "tiktoken": "tokenizer",
+}
 #: More than this between our clock and a provider's, and lost creates may not be told from others'.
 MAX_SKEW_SECONDS = 60.0
 #: Batches that tell which connections are in use.

@@ -52,6 +52,8 @@ def test_all_is_well(emulator, providers, raif_store, airflow_is_well, findings,
     code, found = findings()
     assert (code, {each["level"] for each in found.values()}) == (0, {"ok"})
     assert {"versions", "extras", "store", "spool", "results", "prices", "triggerer"} < set(found)
+    for package in ("openai", "pydantic-ai-slim", "pyarrow", "tiktoken"):
+        assert package in found["extras"]["message"]
     assert "accepts the key" in found["connection gemini_default"]["message"]
     assert f"sqlite:///{raif_home}/raif.db, from the default: reachable, writable" in found["store"]["message"]
     assert not (raif_home / "spool").exists()
