@@ -55,10 +55,12 @@ def drop(address: str) -> None:
 
 
 def upgrade_engine(engine: Engine) -> None:
-    """Upgrade inside one transaction that holds a lock."""
+    """Upgrade inside one transaction that holds a lock; where nothing is to be done, without a word."""
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        if _revision(connection) == head_revision():
+            return
         config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
