@@ -121,8 +121,8 @@ ACTIONS = {
             "Cancel",
             lambda batch: (
                 f"{batch.provider} is asked to stop the batch. Rows that are done by then are paid, and can be fetched;"
-                " the others fail as canceled. The task fails for good: only clearing it makes a new batch, which is"
-                " paid anew."
+                " the others fail as canceled. The task fails for good: after that, retrying the failed rows goes on"
+                " with this batch, while clearing the task makes a new one, which is paid anew."
             ),
             lambda batch: _is_at_work(batch) and not batch.is_canceling,
             by_hand.cancel,

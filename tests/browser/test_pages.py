@@ -269,7 +269,8 @@ class TestABatch:
         expect(page.locator(".head .badge")).to_have_text("in progress")
         assert audit_log(served, "raif_cancel_batch") == []
         page.locator("#action-cancel").click()
-        page.get_by_role("button", name="Cancel").click()
+        # A lone "Cancel" would read as the way out of the question.
+        page.get_by_role("button", name="Yes, cancel").click()
         expect(page.get_by_role("status")).to_be_visible()
         expect(page.locator(".head .badge")).to_have_text(re.compile("canceling|canceled"))
         (row,) = audit_log(served, "raif_cancel_batch")
@@ -285,7 +286,7 @@ class TestABatch:
         expect(question).to_contain_text("3 failed rows go out again (3 errored)")
         expect(question).to_contain_text(re.compile(r"About \$0\.\d*[1-9]"))
         expect(question).to_contain_text("ask")
-        page.get_by_role("button", name="Retry failed rows").click()
+        page.get_by_role("button", name="Yes, retry failed rows").click()
         expect(page.get_by_role("status")).to_be_visible()
         expect(page.locator(".figures")).to_contain_text(re.compile(r"Failed\s*0"))
         assert call(served, task, "admin", "GET").json()["state"] is None
