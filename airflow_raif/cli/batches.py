@@ -40,6 +40,7 @@ def list_batches(args: Any) -> None:
             for batch in found
         ],
         ("requests", "parts", "cost (USD)"),
+        ids=("batch",),
     )  # fmt: skip
 
 
@@ -94,7 +95,12 @@ def write_batch(args: Any, store: Store, batch: Batch) -> None:
             for part in batch.parts
         ],
         ("part", "round", "requests"),
+        ids=("id at the provider",),
     )  # fmt: skip
+    failed = store.failures_of(batch).groups if batch.failed_count else []
+    if failed:
+        groups = [(group.reason, group.message, group.count) for group in failed]
+        write_table(("reason", "message", "rows"), groups, ("rows",))
 
 
 _NEXT_STEPS = {

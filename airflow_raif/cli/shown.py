@@ -29,14 +29,20 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{ending}"
 
 
-def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Collection[str] = ()) -> None:
+def write_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    numbers: Collection[str] = (),
+    ids: Collection[str] = (),
+) -> None:
     """Write rows under a head.
 
     :param numbers: the columns of numbers, which stand one under the other.
+    :param ids: the columns whose values stay in one line where others are folded, since they are copied.
     """
     table = Table()
     for name in columns:
-        table.add_column(name, justify="right" if name in numbers else "left")
+        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=name in ids)
     for row in rows:
         # Text, unlike str, is not read as markup.
         table.add_row(*(Text(clean(value), overflow="fold") for value in row))

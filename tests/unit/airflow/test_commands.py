@@ -10,9 +10,10 @@ from datetime import timedelta
 
 import pytest
 
+from airflow_raif.cli import shown
 from airflow_raif.domain.batch import Claim, PartState
 from airflow_raif.domain.status import BatchStatus
-from airflow_raif.emulator.faults import HttpFault
+from airflow_raif.emulator.faults import HttpFault, RowFault
 from airflow_raif.emulator.settings import Progress
 from airflow_raif.hooks.runtime import open_batch_runtime, open_runtime
 from airflow_raif.services.create import create_batch
@@ -313,6 +314,28 @@ def test_fetch_brings_in_the_results_of_an_ended_batch(emulator, providers, raif
         assert json.loads(done.out)["counts"]["completed"] == 3
     assert raif_store.get_batch(batch.batch_id).results_fetched_at is not None
     assert emulator.state.requests["openai.files.content"] == 1
+
+
+def test_show_says_why_rows_failed(emulator, providers, raif_store, command):
+    """By reason and message, as the batch's page does: a person on a terminal need not open the results for it."""
+    emulator.state.faults.rows += [RowFault(kind="refused", rows=[0]), RowFault(kind="errored", rows=[1, 2])]
+    providers(emulator)
+    batch = submitted()
+    command("fetch", batch.batch_id)
+    told = command("show", batch.batch_id).out
+    assert told.index("Emulated invalid request") < told.index("I'm sorry, but I can't help with that.")
+    assert "message" not in command("show", submitted(claim=Claim("dag", "run", "ask")).batch_id).out
+
+
+def test_ids_stay_whole_in_a_narrow_terminal(running, raif_store, command, monkeypatch):
+    """They are what the next command is given; a folded one cannot be copied."""
+    batch = submitted(claim=Claim("a_dag_with_a_long_name", "scheduled__2026-11-30T00:00:00+00:00", "ask"))
+    monkeypatch.setattr(shown, "WIDTH", 110)
+    (part,) = parts_of(raif_store, batch)
+    for words, whole in ((["list"], batch.batch_id), (["show", batch.batch_id], part.provider_batch_id)):
+        lines = command(*words).out.splitlines()
+        assert any(f" {whole} " in line for line in lines)
+        assert max(map(len, lines)) <= 110
 
 
 def test_fetch_of_a_running_batch(running, raif_store, command):
