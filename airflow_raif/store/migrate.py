@@ -55,12 +55,22 @@ def drop(address: str) -> None:
 
 
 def upgrade_engine(engine: Engine) -> None:
-    """Upgrade inside one transaction that holds a lock; where nothing is to be done, without a word."""
+    """Upgrade inside one transaction that holds a lock; where nothing is to be done, without a word.
+
+    :raises StoreNotReadyError: a newer version of the package was here.
+    """
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-        if _revision(connection) == head_revision():
+        current = _revision(connection)
+        if current == head_revision():
             return
+        known = {each.revision for each in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+        if current is not None and current not in known:
+            raise StoreNotReadyError(
+                f"the store at {shown(engine.url)} is at revision {current}, which this version of airflow_raif does"
+                " not know; install here the version that made it, or a newer one"
+            )
         config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -456,6 +456,17 @@ def test_tables_that_are_up_to_date_are_found_so_without_a_word(url, caplog):
     assert not [record for record in caplog.records if record.name.startswith("alembic")]
 
 
+def test_tables_of_a_newer_version_are_told_as_such(url):
+    """One component that was upgraded before the others; Alembic would say that it cannot locate something."""
+    migrate.upgrade(url)
+    engine = create_engine(parse_url(url))
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(StoreNotReadyError, match="at revision 9999, which this version of airflow_raif does not know"):
+        migrate.upgrade(url)
+    engine.dispose()
+
+
 def test_migrations_make_the_tables_that_the_code_uses(url):
     """The migrated schema and the tables' metadata are the same, and an upgrade may be repeated."""
     assert migrate.current_revision(url) is None
