@@ -182,19 +182,24 @@ def _fit(value: Any, kind: inspect.Type) -> Any:
 
 
 def usage_of(
-    given: float | None, answered: float | None, *, cached: float | None, reasoning: float | None
+    given: float | None, answered: float | None, *, cached: float | None, reasoning: float | None, written: float = 0
 ) -> Usage | None:
     """Return the usage of a row; what is a part of something is never more than that, whatever a server says."""
     try:
-        if 0 <= cached <= given < _MOST_TOKENS and 0 <= reasoning <= answered < _MOST_TOKENS:  # type: ignore[operator]
-            return Usage(int(given), int(cached), 0, int(answered), int(reasoning))  # type: ignore[arg-type]
+        if (
+            0 <= cached <= given - written <= given < _MOST_TOKENS  # type: ignore[operator]
+            and 0 <= reasoning <= answered < _MOST_TOKENS  # type: ignore[operator]
+        ):
+            return Usage(int(given), int(cached), int(written), int(answered), int(reasoning))  # type: ignore[arg-type]
     except TypeError:
         pass  # one is not told
     given, answered = count_of(given), count_of(answered)
     if given is None and answered is None:
         return None
     given, answered = given or 0, answered or 0
-    return Usage(given, min(count_of(cached) or 0, given), 0, answered, min(count_of(reasoning) or 0, answered))
+    read = min(count_of(cached) or 0, given)
+    write = min(count_of(written) or 0, given - read)
+    return Usage(given, read, write, answered, min(count_of(reasoning) or 0, answered))
 
 
 def count_of(value: float | None) -> int | None:

@@ -37,6 +37,7 @@ class _Item(msgspec.Struct, gc=False):
 
 class _InputDetails(msgspec.Struct, gc=False):
     cached_tokens: int | float | None = None
+    cache_write_tokens: int | float | None = None
 
 
 class _OutputDetails(msgspec.Struct, gc=False):
@@ -275,6 +276,7 @@ def _usage(usage: _Usage) -> Usage | None:
         usage.completion_tokens if usage.output_tokens is None else usage.output_tokens,
         cached=read.cached_tokens if read is not None else 0,
         reasoning=written.reasoning_tokens if written is not None else 0,
+        written=(read.cache_write_tokens or 0) if read is not None else 0,
     )
 
 

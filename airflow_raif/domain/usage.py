@@ -17,7 +17,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     input_tokens: int = 0
     #: Tokens read from the provider's prompt cache.
     cached_tokens: int = 0
-    #: Tokens written to the provider's prompt cache with the short lifetime (Anthropic: 5 minutes).
+    #: Tokens written to the provider's prompt cache for a short time (Anthropic: 5 minutes), or the only one (OpenAI).
     cache_write_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0

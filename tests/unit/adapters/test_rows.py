@@ -108,6 +108,17 @@ def test_openai_usage_of_both_endpoints():
     assert read("openai", openai({**old, "usage": {"prompt_tokens": 3}})).usage == Usage(3)
 
 
+def test_openai_cache_writes():
+    """They are part of the input, too, and dearer than the rest of it from gpt-5.6 on."""
+    details = {"cached_tokens": 4, "cache_write_tokens": 5}
+    new = response(message(TEXT), usage={"input_tokens": 10, "input_tokens_details": details, "output_tokens": 7})
+    old = {**chat(content="hi"), "usage": {"prompt_tokens": 10, "prompt_tokens_details": details,
+                                           "completion_tokens": 7}}  # fmt: skip
+    assert read("openai", openai(new)).usage == read("openai", openai(old)).usage == Usage(10, 4, 5, 7)
+    details["cache_write_tokens"] = 9
+    assert read("openai", openai(old)).usage == Usage(10, 4, 6, 7)
+
+
 def test_openai_embeddings():
     """A vector, a packed vector, and several of one request."""
     packed = base64.b64encode(struct.pack("<2f", 0.5, -1.0)).decode()
