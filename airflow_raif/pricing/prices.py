@@ -107,7 +107,9 @@ def _known_pricer(provider: str, model: str) -> Pricer:
     def amount(context: Mapping[str, str] | None, **tokens: int) -> int:
         return int(ask(context, **tokens).total_price * PICO * (factor if context else 1))
 
-    if any(isinstance(value, TieredPrices) for value in vars(batch_price.model_price).values()):
+    # Of some models only the standard prices have tiers.
+    rates_of_both = (*vars(batch_price.model_price).values(), *vars(standard_price.model_price).values())
+    if any(isinstance(value, TieredPrices) for value in rates_of_both):
         return _tiered(lambda context, tokens: amount(context, **tokens), batch_context, is_estimated)
 
     def rates(context: Mapping[str, str] | None) -> dict[str, int]:

@@ -33,6 +33,18 @@ def test_long_prompts_cost_their_tier():
     assert long.batch > 3 * short.batch
 
 
+def test_only_the_standard_price_may_have_tiers():
+    """What a batch saved is told by the price of a prompt of that size, not by that of the longest."""
+    cost = PriceBook().pricer("openai", "gpt-5.5-pro")(Usage(input_tokens=1000))
+    assert cost.standard == 2 * cost.batch
+
+
+def test_cache_writes_cost_more_with_openai():
+    """From gpt-5.6 on; before that they are input as any other."""
+    cost = PriceBook().pricer("openai", "gpt-5.6-sol")(Usage(input_tokens=100_000, cache_write_tokens=100_000))
+    assert (usd(cost.batch), usd(cost.standard)) == (Decimal("0.25"), Decimal("0.5"))
+
+
 def test_one_hour_cache_writes_cost_more():
     """Anthropic's two cache lifetimes have two prices."""
     price = PriceBook().pricer("anthropic", "claude-haiku-4-5")
