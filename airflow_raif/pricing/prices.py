@@ -91,6 +91,8 @@ def _known_pricer(provider: str, model: str) -> Pricer:
     from genai_prices.types import Usage as PricedUsage
 
     provider_id = _PROVIDER_IDS.get(provider, provider)
+    # As Gemini's own list names its models.
+    model = model.removeprefix("models/")
 
     def ask(context: Mapping[str, str] | None, **tokens: int) -> Any:
         return calc_price(PricedUsage(**tokens), model, provider_id=provider_id, price_context=context)

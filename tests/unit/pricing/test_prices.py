@@ -59,6 +59,13 @@ def test_without_a_batch_price_the_figure_is_an_estimate():
     assert (usd(cost.batch), usd(cost.standard), cost.is_estimated) == (Decimal("0.01"), Decimal("0.02"), True)
 
 
+def test_a_model_is_known_by_the_name_that_its_provider_lists():
+    """Gemini's list has ``models/`` before each."""
+    book = PriceBook()
+    listed, plain = book.pricer("gemini", "models/gemini-2.5-flash"), book.pricer("gemini", "gemini-2.5-flash")
+    assert listed(USAGE) == plain(USAGE)
+
+
 def test_an_unknown_model_has_no_price():
     """Null, never zero."""
     cost = PriceBook().pricer("openai", "my-own-model")(USAGE)
