@@ -132,7 +132,10 @@ class GeminiFiles:
         """
         file = self._state.files["gemini"].get(name)
         if file is None or (file.purpose == "upload" and self._state.now() > file.created_at + _KEPT_SECONDS):
-            reject(404, f"Requested entity was not found: {name}")
+            if name.startswith("files/batch-"):
+                reject(404, f"Requested entity was not found: {name}")
+            # So it speaks of uploads: https://github.com/googleapis/python-genai/issues/1218.
+            reject(403, f"You do not have permission to access the File {name[6:]} or it may not exist.")
         return file
 
     def _from(self, request: Request) -> StoredFile:

@@ -7,7 +7,13 @@ from datetime import datetime
 
 from airflow_raif.adapters.base import Adapter
 from airflow_raif.domain.batch import Batch, Part
-from airflow_raif.domain.errors import BatchNotFoundError, InvalidBatchError, ProviderError, RejectedError
+from airflow_raif.domain.errors import (
+    AuthenticationError,
+    BatchNotFoundError,
+    InvalidBatchError,
+    ProviderError,
+    RejectedError,
+)
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.spool.files import Folder
 from airflow_raif.store import Store, WaitingPart
@@ -75,8 +81,11 @@ def _delete_file(runtime: Runtime, batch: Batch, ref: str) -> bool:
         runtime.transport.send(request)
     except BatchNotFoundError:
         return False
-    except RejectedError as error:
-        # Gemini makes result files with names that its own delete refuses: googleapis/python-genai#1759.
+    except (RejectedError, AuthenticationError) as error:
+        if isinstance(error, AuthenticationError) and error.status != 403:
+            raise
+        # Gemini makes result files with names that its own delete refuses: googleapis/python-genai#1759. It forbids
+        # those that are not there.
         log.warning("Batch %s: %s stays until the provider deletes it: %s", batch.batch_id, ref, error)
         return False
     return True

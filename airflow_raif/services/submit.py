@@ -119,7 +119,10 @@ def _send_part(runtime: Runtime, batch: Batch, part: Part) -> bool:
                 store.record_upload(part.id, part.input_ref)
         try:
             state = _create(runtime, batch, part, spooled)
-        except (RejectedError, BatchNotFoundError):
+        except (RejectedError, BatchNotFoundError, AuthenticationError) as error:
+            # Gemini forbids files that are not there.
+            if isinstance(error, AuthenticationError) and not (error.status == 403 and was_uploaded_before):
+                raise
             store.record_upload(part.id, None)
             if not was_uploaded_before:
                 raise

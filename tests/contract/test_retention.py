@@ -92,6 +92,19 @@ def test_files_that_are_gone_are_as_good_as_deleted(world):
     assert "1 files at openai deleted" in report.done[0]
 
 
+def test_a_file_that_the_provider_forbids_is_left_to_it(world, caplog):
+    """So Gemini speaks of one that is gone, too."""
+    batch = ended(world, "gemini")
+    world.finish(batch)
+    files = world.emulator.state.files["gemini"]
+    world.emulator.state.remove_file("gemini", next(iter(files.values())))
+    world.passes(DAY)
+    report = world.sweep(delete_files_after=HOUR)
+    assert (files, report.warnings) == ({}, [])
+    assert "1 files at gemini deleted" in report.done[0]
+    assert "or it may not exist" in caplog.text
+
+
 def test_a_delete_that_fails_is_made_up_for(world):
     """The provider is away in the middle of it; the next pass goes on."""
     batch = ended(world, "openai")

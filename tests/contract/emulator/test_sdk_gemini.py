@@ -181,7 +181,7 @@ def test_malformed_files_fail_the_batch(emulator, tmp_path, line):
 
 
 def test_errors_are_those_of_the_api(emulator):
-    """A bad key is 400 API_KEY_INVALID; unknown models, batches and files are 404."""
+    """A bad key is 400 API_KEY_INVALID; unknown models and batches are 404, and unknown files 403."""
     with pytest.raises(errors.ClientError, match="API key not valid") as caught:
         # Kept in a name: a client that is collected is closed.
         client = client_of(emulator, key="bad-key")
@@ -189,7 +189,6 @@ def test_errors_are_those_of_the_api(emulator):
     assert caught.value.code == 400
     for method, path in (
         ("GET", "batches/nope"),
-        ("GET", "files/nope"),
         ("GET", "models/unknown"),
         ("POST", "models/unknown:batchGenerateContent"),
         ("POST", "models/unknown:generateContent"),
@@ -197,7 +196,9 @@ def test_errors_are_those_of_the_api(emulator):
         reply = call(emulator, method, path, json={} if method == "POST" else None)
         assert (reply.status_code, reply.json()["error"]["status"]) == (404, "NOT_FOUND")
     body = {"batch": {"inputConfig": {"fileName": "files/nope"}}}
-    assert call(emulator, "POST", f"models/{MODEL}:batchGenerateContent", json=body).status_code == 404
+    for method, path in (("GET", "files/nope"), ("POST", f"models/{MODEL}:batchGenerateContent")):
+        reply = call(emulator, method, path, json=body if method == "POST" else None)
+        assert (reply.status_code, reply.json()["error"]["status"]) == (403, "PERMISSION_DENIED")
 
 
 def test_inline_limit(emulator_of):

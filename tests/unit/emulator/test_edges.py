@@ -238,7 +238,7 @@ def test_files_too_large_or_too_old_are_gone(emulator_of):
         made = _upload(google, b"x", displayName="notes").json()["file"]
         assert (made["displayName"], made["sizeBytes"]) == ("notes", "1")
         now[0] += 48 * 3600 + 1
-        assert google.get(f"/v1beta/{made['name']}").status_code == 404
+        assert google.get(f"/v1beta/{made['name']}").status_code == 403
 
 
 def test_uploads_are_listed_in_pages(google):

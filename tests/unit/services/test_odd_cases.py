@@ -201,17 +201,30 @@ def test_parts_that_were_never_sent_are_canceled_with_the_rest(emulator_of, stor
         assert emulator.state.creates["openai"] == 1
 
 
-def test_an_upload_that_the_provider_forgot_is_made_anew(runtime, store, emulator):
-    """A retry days later finds its upload gone: it uploads again instead of failing for good."""
-    batch = create_batch(runtime, rows(2), defaults=defaults_of("openai"))
-    emulator.state.faults.http.append(HttpFault(route="openai.batches.create", status=401))
-    with pytest.raises(AuthenticationError):
-        submit_batch(runtime, batch.batch_id)
-    for file in list(emulator.state.files["openai"].values()):
-        emulator.state.remove_file("openai", file)
-    batch = submit_batch(runtime, batch.batch_id)
+@pytest.mark.parametrize("provider", ["openai", "gemini"])
+def test_an_upload_that_the_provider_forgot_is_made_anew(provider, store, emulator, tmp_path, monkeypatch):
+    """A retry days later finds its upload gone, or forbidden: it uploads again instead of failing for good."""
+    monkeypatch.setattr("airflow_raif.adapters.gemini.INLINE_MAX_BYTES", 0)
+    with runtime_of(provider, emulator.url, store, tmp_path) as runtime:
+        batch = create_batch(runtime, rows(2), defaults=defaults_of(provider))
+        emulator.state.faults.http.append(HttpFault(route=f"{provider}.batches.create", status=401))
+        with pytest.raises(AuthenticationError):
+            submit_batch(runtime, batch.batch_id)
+        for file in list(emulator.state.files[provider].values()):
+            emulator.state.remove_file(provider, file)
+        batch = submit_batch(runtime, batch.batch_id)
     assert batch.parts[0].provider_batch_id is not None
-    assert emulator.state.creates["openai"] == 1
+    assert emulator.state.creates[provider] == 1
+
+
+def test_a_forbidden_create_is_told_and_its_upload_kept(runtime, store, emulator):
+    """A key that may upload but not create is no reason to upload again and again."""
+    batch = create_batch(runtime, rows(2), defaults=defaults_of("openai"))
+    emulator.state.faults.http.append(HttpFault(route="openai.batches.create", status=403))
+    with pytest.raises(AuthenticationError, match="check the connection's password"):
+        submit_batch(runtime, batch.batch_id)
+    submit_batch(runtime, batch.batch_id)
+    assert emulator.state.uploads["openai"] == 1
 
 
 def test_results_that_are_not_there_yet_are_asked_for_again(runtime, store, emulator, tmp_path):
