@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 import msgspec
@@ -133,7 +133,8 @@ class OpenAIAdapter(Adapter):
     def base_url(self) -> str:
         """The base URL as OpenAI's SDK takes it, with or without its ``/v1``."""
         url = super().base_url
-        return url if url.endswith("/v1") or "/v1/" in url or "/openai" in url else f"{url}/v1"
+        path = urlsplit(url).path
+        return url if path.endswith("/v1") or "/v1/" in path or "/openai" in path else f"{url}/v1"
 
     def console_page(self, provider_batch_ids: Sequence[str]) -> str | None:
         """Return the page of one batch job, or that of all."""

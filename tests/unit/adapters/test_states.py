@@ -175,6 +175,9 @@ def test_pages_of_lists(provider, first, second, item):
     ("provider", "given", "base", "path"),
     [
         ("openai", "http://h/v1/", "http://h/v1", "/batches/b"),
+        ("openai", "http://openai.internal", "http://openai.internal/v1", "/batches/b"),
+        ("openai", "https://r.openai.azure.com/openai", "https://r.openai.azure.com/openai", "/batches/b"),
+        ("openai", "https://h/v1beta/openai/", "https://h/v1beta/openai", "/batches/b"),
         ("anthropic", "http://h/v1", "http://h", "/v1/messages/batches/b"),
         ("gemini", "http://h/v1", "http://h", "/v1/b"),
         ("gemini", "http://h", "http://h", "/v1beta/b"),
