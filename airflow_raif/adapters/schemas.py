@@ -33,6 +33,8 @@ _DATES = ("date-time", "time", "date")
 _FORMATS = frozenset((*_DATES, "duration", "email", "hostname", "ipv4", "ipv6", "uuid"))
 _LOOKAROUNDS = ("(?=", "(?!", "(?<=", "(?<!")
 _TYPED = ("type", "anyOf", "$ref", "enum", "const")
+#: What makes the shape of an answer: left out, every answer would fail the validation that it was paid for.
+_SHAPE = ("properties", "required", "items", "prefixItems", "anyOf", "oneOf", "enum", "const")
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,12 @@ def _without_all_of(schema: Mapping[str, Any], dialect: _Dialect, path: str) -> 
         raise InvalidBatchError(
             f"{dialect.name} cannot take 'allOf' of several schemas at {path} of the output schema; write them as one"
         )
+    for name in _SHAPE:
+        if name in schema and members[0].get(name, schema[name]) != schema[name]:
+            raise InvalidBatchError(
+                f"{dialect.name} cannot take {name!r} both beside and in 'allOf' at {path} of the output schema;"
+                " write them as one"
+            )
     return {**members[0], **{name: value for name, value in schema.items() if name != "allOf"}}
 
 
@@ -241,6 +249,9 @@ def _check_keywords(schema: Mapping[str, Any], dialect: _Dialect, path: str) -> 
     ref = schema.get("$ref")
     if ref is not None and not str(ref).startswith("#"):
         refuse(f"the $ref {ref!r:.80}", "; copy that schema into its $defs")
+    lost = next((name for name in _SHAPE if name in schema), None) if ref is not None else None
+    if lost is not None:
+        refuse(f"{lost!r} beside a $ref", "; write the two as one schema")
     if not dialect.is_typed:
         return
     kinds = schema.get("type")

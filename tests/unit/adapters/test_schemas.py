@@ -107,6 +107,21 @@ def test_a_ref_stands_alone():
         ("openai", of({"t": {"type": "array", "prefixItems": [{"type": "string"}]}}), "fixed items"),
         ("openai", of({"t": {"allOf": [{"type": "string"}, {"type": "null"}]}}), "'allOf' of several schemas at"),
         ("gemini", of({"t": {"allOf": [{"type": "string"}, {"type": "null"}]}}), "'allOf' of several schemas at"),
+        (
+            "openai",
+            of({"t": {"$ref": "#/$defs/N", "properties": {"b": text()}, "required": ["b"]}}) | {"$defs": {"N": of({})}},
+            "'properties' beside a \\$ref at #/properties/t",
+        ),
+        (
+            "gemini",
+            of({"t": {"allOf": [{"$ref": "#/$defs/N"}], "required": ["b"]}}) | {"$defs": {"N": of({})}},
+            "'required' beside a \\$ref at #/properties/t",
+        ),
+        (
+            "anthropic",
+            {**of({"a": text()}), "allOf": [of({"b": text()})]},
+            "'properties' both beside and in 'allOf' at #",
+        ),
         ("gemini", of({"t": {"$ref": "https://example.com/s"}}), "the \\$ref 'https://example.com/s' at"),
         ("openai", {"$ref": "#/$defs/Gone"}, "cannot find '#/\\$defs/Gone', the root"),
         ("openai", {**text(), "oneOf": [text()]}, "wants an object at the root"),
