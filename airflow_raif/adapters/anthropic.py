@@ -93,9 +93,7 @@ class AnthropicAdapter(Adapter):
     default_base_url = "https://api.anthropic.com"
     #: https://platform.claude.com/docs/en/build-with-claude/batch-processing, "Tracking your batch"
     console_url = "https://platform.claude.com/settings/workspaces/default/batches"
-    output_limits: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
-        "/v1/messages": (("params",), ("max_tokens",))
-    }
+    output_limits: ClassVar[dict[str, tuple[tuple[str, ...], ...]]] = {"/v1/messages": (("params",), ("max_tokens",))}
     default_limits = Limits(max_requests=100_000, max_bytes=256 * 1000 * 1000, max_request_bytes=256 * 1000 * 1000)
     has_tag = False
     # https://docs.anthropic.com/en/api/rate-limits: those of the Message Batches API are shared across all models.

@@ -164,6 +164,10 @@ def unknown_status(provider: str, word: str) -> BatchStatus:
     return BatchStatus.IN_PROGRESS
 
 
+def _name_in(holder: Mapping[str, Any], names: Sequence[str]) -> str:
+    return next((each for each in names if each in holder), names[0])
+
+
 class Adapter(ABC):
     """One provider's Batch API. Instances hold settings only, no connection."""
 
@@ -182,8 +186,8 @@ class Adapter(ABC):
     has_tag: ClassVar[bool] = True
     #: Whether the list of batches is known to begin with the newest, so that a lookup may stop at older ones.
     lists_newest_first: ClassVar[bool] = True
-    #: Where a spooled request holds its limit of output tokens, by endpoint: the path of its object, and its names.
-    output_limits: ClassVar[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {}
+    #: Where a spooled request holds its limit of output tokens, by endpoint: the names that each step to it may have.
+    output_limits: ClassVar[Mapping[str, tuple[tuple[str, ...], ...]]] = {}
     #: How long the provider keeps results after the create, and uploads; ``None``: no such end is known.
     results_kept: ClassVar[timedelta | None] = None
     uploads_kept: ClassVar[timedelta | None] = None
@@ -262,10 +266,10 @@ class Adapter(ABC):
     def with_max_tokens(self, line: bytes, endpoint: str, max_tokens: int) -> bytes | None:
         """Return a spooled request with a higher limit of output tokens; ``None``: the one it has is as high."""
         row = holder = msgspec.json.decode(line)
-        path, names = self.output_limits[endpoint]
+        *path, names = self.output_limits[endpoint]
         for step in path:
-            holder = holder.setdefault(step, {})
-        name = next((each for each in names if each in holder), names[0])
+            holder = holder.setdefault(_name_in(holder, step), {})
+        name = _name_in(holder, names)
         if (holder.get(name) or 0) >= max_tokens:
             return None
         holder[name] = max_tokens

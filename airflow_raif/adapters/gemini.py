@@ -127,8 +127,9 @@ class GeminiAdapter(Adapter):
     name = "gemini"
     endpoints: ClassVar[tuple[str, ...]] = (GENERATE, EMBED)
     default_base_url = "https://generativelanguage.googleapis.com"
-    output_limits: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
-        GENERATE: (("request", "generationConfig"), ("maxOutputTokens",))
+    output_limits: ClassVar[dict[str, tuple[tuple[str, ...], ...]]] = {
+        # Google takes the names of its protocol buffers, too, and its own examples of request files have them.
+        GENERATE: (("request",), ("generationConfig", "generation_config"), ("maxOutputTokens", "max_output_tokens"))
     }
     # https://ai.google.dev/gemini-api/docs/batch-api, https://ai.google.dev/gemini-api/docs/files
     results_kept = timedelta(weeks=6)

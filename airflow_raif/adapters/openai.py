@@ -115,7 +115,7 @@ class OpenAIAdapter(Adapter):
     endpoints: ClassVar[tuple[str, ...]] = (RESPONSES, CHAT, EMBEDDINGS)
     default_base_url = "https://api.openai.com/v1"
     console_url = "https://platform.openai.com/batches"
-    output_limits: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    output_limits: ClassVar[dict[str, tuple[tuple[str, ...], ...]]] = {
         RESPONSES: (("body",), ("max_output_tokens",)),
         CHAT: (("body",), ("max_completion_tokens", "max_tokens")),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -60,6 +61,11 @@ _KNOWN_CONFIG = frozenset(
         "mediaResolution",
     ]
 )
+#: What follows these has names of the user's own.
+_SCHEMAS = frozenset(
+    ("responseSchema", "responseJsonSchema", "_responseJsonSchema", "parameters", "parametersJsonSchema")
+)
+_has_snakes = re.compile(rb'"[a-z]+_[a-z_]+"\s*:').search
 
 
 class _Config(msgspec.Struct, rename="camel"):
@@ -73,13 +79,11 @@ class _Function(msgspec.Struct, rename="camel"):
     name: str = ""
     parameters: msgspec.Raw = _EMPTY
     parameters_json_schema: msgspec.Raw = _EMPTY
-    #: Google's JSON parser takes the names of its protocol buffers, too; the SDK writes this one so.
-    as_in_protocol: msgspec.Raw = msgspec.field(name="parameters_json_schema", default=_EMPTY)
 
     @property
     def schema(self) -> bytes:
         """What its arguments follow."""
-        return bytes(self.parameters_json_schema) or bytes(self.as_in_protocol) or bytes(self.parameters)
+        return bytes(self.parameters_json_schema) or bytes(self.parameters)
 
 
 class _Tool(msgspec.Struct, rename="camel"):
@@ -117,6 +121,16 @@ def _camel(name: str) -> str:
     return head + "".join(part.title() for part in rest) if head else name
 
 
+def _camelled(value: Any) -> Any:
+    """Return a request in the names of Google's JSON; its parser takes those of its protocol buffers, too."""
+    if isinstance(value, list):
+        return [_camelled(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    named = {_camel(name): each for name, each in value.items()}
+    return {name: each if name in _SCHEMAS else _camelled(each) for name, each in named.items()}
+
+
 def check_request(raw: bytes, *, embeds: bool) -> RequestBody:
     """Read a request as Google's parser does.
 
@@ -132,7 +146,7 @@ def check_request(raw: bytes, *, embeds: bool) -> RequestBody:
                 raise BadRequestError(
                     f"Invalid JSON payload received. Unknown name \"{name}\" at 'request.generation_config'"
                 )
-        body = _decode_body(raw)
+        body = _decode_body(msgspec.json.encode(_camelled(msgspec.json.decode(raw))) if _has_snakes(raw) else raw)
     except msgspec.DecodeError as exc:
         raise BadRequestError(f"Invalid JSON payload received. {exc}") from exc
     if embeds and not bytes(body.content):

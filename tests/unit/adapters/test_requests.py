@@ -124,6 +124,29 @@ def test_gemini():
     assert encode("gemini", EntryRequest(prompt="x"))["request"].keys() == {"contents"}
 
 
+@pytest.mark.parametrize(("given", "sent"), [(500, 1200), (1200, None)])
+@pytest.mark.parametrize(
+    ("provider", "path"),
+    [
+        ("openai", ["body", "max_output_tokens"]),
+        ("anthropic", ["params", "max_tokens"]),
+        ("gemini", ["request", "generationConfig", "maxOutputTokens"]),
+        ("gemini", ["request", "generation_config", "max_output_tokens"]),
+    ],
+)
+def test_a_higher_limit_takes_the_place_of_the_one_that_is_there(provider, path, given, sent):
+    """By whatever name; one that is as high stays."""
+    adapter = make_adapter(settings_of(provider, "http://127.0.0.1:1"))
+
+    def line(limit):
+        for name in reversed(path):
+            limit = {name: limit}
+        return limit
+
+    found = adapter.with_max_tokens(json.dumps(line(given)).encode(), adapter.endpoints[0], 1200)
+    assert (found and json.loads(found)) == (sent and line(sent))
+
+
 def test_gemini_embeddings():
     """One text a row; what embeddings do not take is refused."""
     line = encode("gemini", EntryRequest(prompt="x"), endpoint="asyncBatchEmbedContent", model="models/e")

@@ -195,6 +195,27 @@ def test_a_wrong_page_is_refused(google, path, query):
     assert (reply.status_code, reply.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"generation_config": {"response_mime_type": "application/json", "response_schema": {
+            "type": "object", "properties": {"first_name": {"type": "string"}}, "required": ["first_name"]}}},
+        {"tools": [{"function_declarations": [{"name": "f", "parameters": {
+            "type": "object", "properties": {"first_name": {"type": "string"}}, "required": ["first_name"]}}]}],
+         "tool_config": {"function_calling_config": {"mode": "ANY"}}},
+    ],
+    ids=["schema", "tool"],
+)  # fmt: skip
+def test_names_of_protocol_buffers_are_read_too(google, body):
+    """Google's own examples of request files have them; those of a schema are the user's."""
+    reply = google.post(
+        "/v1beta/models/gemini-2.5-flash:generateContent", json={"contents": [{"parts": [{"text": "x"}]}], **body}
+    )
+    (part,) = reply.json()["candidates"][0]["content"]["parts"]
+    found = part["functionCall"]["args"] if "tools" in body else json.loads(part["text"])
+    assert list(found) == ["first_name"]
+
+
 def _upload(google, content, **names):
     headers = {"x-goog-upload-protocol": "resumable", "x-goog-upload-command": "start"}
     start = google.post("/upload/v1beta/files", headers=headers, json={"file": names})
