@@ -5,7 +5,7 @@ Source: https://docs.anthropic.com/en/api/creating-message-batches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -42,6 +42,8 @@ BATCHES = "/v1/messages/batches"
 _CACHED_FOR = {"type": "ephemeral", "ttl": "1h"}
 #: Bytes of a system prompt from which on it may have the 1,024 tokens that the provider caches at the least.
 _LEAST_CACHED_BYTES = 4096
+#: https://docs.anthropic.com/en/docs/build-with-claude/extended-thinking
+_LEAST_THINKING = 1024
 #: What stands around the requests in the body of a create.
 _HEAD, _TAIL = b'{"requests":[', b"]}"
 
@@ -133,10 +135,7 @@ class AnthropicAdapter(Adapter):
             else:
                 params = _params(request, defaults) | shared
             params = merge_params(params, request.params)
-            if not params.get("max_tokens"):
-                raise InvalidRequestError(
-                    "Anthropic wants max_tokens with every request; set it for the batch or the row"
-                )
+            _check(params)
             return params
 
         return line_encoder(b'{"custom_id":"', b'","params":', params_of)
@@ -264,6 +263,25 @@ def _params(request: EntryRequest, defaults: RequestDefaults) -> dict[str, Any]:
         params["temperature"] = temperature
     params["messages"] = messages
     return params
+
+
+def _check(params: Mapping[str, Any]) -> None:
+    """Refuse what the provider does, too, but only once a batch has run."""
+    max_tokens, temperature, thinking = (params.get(name) for name in ("max_tokens", "temperature", "thinking"))
+    if not max_tokens:
+        raise InvalidRequestError("Anthropic wants max_tokens with every request; set it for the batch or the row")
+    if isinstance(temperature, int | float) and not 0 <= temperature <= 1:
+        raise InvalidRequestError(f"Anthropic takes a temperature from 0 to 1, not {temperature}")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) and isinstance(max_tokens, int) else None
+    # Between calls of tools the budget may be more than the tokens of one answer.
+    is_too_much = not params.get("tools") and isinstance(budget, int) and budget >= max_tokens
+    if isinstance(budget, int) and (budget < _LEAST_THINKING or is_too_much):
+        raise InvalidRequestError(
+            f"Anthropic takes {_LEAST_THINKING:,} tokens of thinking or more, and less than max_tokens, not {budget:,}"
+            f" of {max_tokens:,}"
+        )
+    if budget is not None and temperature not in (None, 1):
+        raise InvalidRequestError(f"Anthropic takes no temperature of {temperature} beside thinking; leave it out")
 
 
 def _is_worth_caching(system: str, defaults: RequestDefaults) -> bool:

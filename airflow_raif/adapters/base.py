@@ -217,13 +217,17 @@ class Adapter(ABC):
         """Where calls go, without a slash at the end."""
         return (self.settings.base_url or self.default_base_url).rstrip("/")
 
+    @property
+    def is_providers_own(self) -> bool:
+        """Whether calls go to the provider itself, and not to another server that speaks as it does."""
+        return urlsplit(self.base_url).hostname == urlsplit(self.default_base_url).hostname
+
     def console_page(self, provider_batch_ids: Sequence[str]) -> str | None:
         """Return the provider's own page of batch jobs; ``None``: it has none, or they run at somebody else's.
 
         :param provider_batch_ids: those to be shown.
         """
-        is_own = urlsplit(self.base_url).hostname == urlsplit(self.default_base_url).hostname
-        return self.console_url if is_own else None
+        return self.console_url if self.is_providers_own else None
 
     @cached_property
     def secrets(self) -> Secrets:

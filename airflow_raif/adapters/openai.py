@@ -30,7 +30,7 @@ from airflow_raif.adapters.openai_requests import chat_body, embeddings_body, re
 from airflow_raif.adapters.openai_results import read_row
 from airflow_raif.adapters.text_form import line_encoder, merge_params
 from airflow_raif.domain.batch import Counts, PartState
-from airflow_raif.domain.errors import MalformedResponseError
+from airflow_raif.domain.errors import InvalidRequestError, MalformedResponseError
 from airflow_raif.domain.queue import Refusal
 from airflow_raif.domain.request import EntryRequest, RequestDefaults
 from airflow_raif.domain.result import EntryError, EntryResult
@@ -50,6 +50,8 @@ _STATUSES = {
 }
 #: Key of our tag in a batch's metadata.
 TAG = "raif"
+#: https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_output_tokens
+_LEAST_OUTPUT_TOKENS = 16
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
 
@@ -161,7 +163,15 @@ class OpenAIAdapter(Adapter):
                 body = {"model": request.model or defaults.model, **request.body}
             else:
                 body = make_body(request)
-            return merge_params(body, request.params)
+            body = merge_params(body, request.params)
+            limit = body.get("max_output_tokens")
+            # Refused here, since it would be only once the batch has run; other servers may take less.
+            if isinstance(limit, int) and limit < _LEAST_OUTPUT_TOKENS and self.is_providers_own:
+                raise InvalidRequestError(
+                    f"OpenAI's {RESPONSES} takes max_tokens from {_LEAST_OUTPUT_TOKENS} on, not {limit}; raise it, or"
+                    f" use {CHAT}"
+                )
+            return body
 
         return line_encoder(head, middle, body_of)
 

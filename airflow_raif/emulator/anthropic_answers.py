@@ -16,6 +16,7 @@ _EMPTY = msgspec.Raw(b"")
 _DATED = re.compile(r"-\d{8}$")
 _STOPS = {"end": "end_turn", "length": "max_tokens", "refusal": "refusal"}
 _MAX_OUTPUT_TOKENS = 300_000
+_LEAST_THINKING = 1024
 
 
 class _Format(msgspec.Struct):
@@ -37,6 +38,11 @@ class _ToolChoice(msgspec.Struct):
     name: str = ""
 
 
+class _Thinking(msgspec.Struct):
+    type: str = ""
+    budget_tokens: int | None = None
+
+
 class Params(msgspec.Struct):
     """What of a request's params bears on its answer."""
 
@@ -49,6 +55,7 @@ class Params(msgspec.Struct):
     tools: list[_Tool] | None = None
     tool_choice: _ToolChoice | None = None
     stream: bool | None = None
+    thinking: _Thinking | None = None
 
     @property
     def schema(self) -> bytes:
@@ -129,6 +136,7 @@ class AnthropicAnswers:
             raise RefusedError("invalid_request_error", "max_tokens: must be at least 1 and at most the model's limit")
         if params.temperature is not None and not 0 <= params.temperature <= 1:
             raise RefusedError("invalid_request_error", "temperature: range: 0..1")
+        _check_thinking(params)
         _check_messages(bytes(params.messages))
         if params.stream:
             raise RefusedError("invalid_request_error", "stream: not supported in a batch")
@@ -138,6 +146,22 @@ class AnthropicAnswers:
         if params.schema and (problem := malformed(params.schema) or anthropic_problem(params.schema)):
             raise RefusedError("invalid_request_error", f"output_config.format.schema: {problem}")
         return params
+
+
+def _check_thinking(params: Params) -> None:
+    thinking = params.thinking
+    if thinking is None or thinking.type != "enabled":
+        return
+    budget = thinking.budget_tokens or 0
+    if budget < _LEAST_THINKING:
+        raise RefusedError(
+            "invalid_request_error",
+            f"thinking.enabled.budget_tokens: Input should be greater than or equal to {_LEAST_THINKING}",
+        )
+    if budget >= (params.max_tokens or 0) and not params.tools:
+        raise RefusedError("invalid_request_error", "`max_tokens` must be greater than `thinking.budget_tokens`")
+    if params.temperature not in (None, 1):
+        raise RefusedError("invalid_request_error", "`temperature` may only be set to 1 when thinking is enabled")
 
 
 def _check_messages(raw: bytes) -> None:

@@ -90,6 +90,13 @@ def test_structured_output_and_tools(emulator):
         ({"messages": "text"}, "invalid_request_error", "messages"),
         ({"temperature": 2}, "invalid_request_error", "temperature"),
         ({"max_tokens": "many"}, "invalid_request_error", "params"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "invalid_request_error", "budget_tokens"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 100_000}}, "invalid_request_error", "max_tokens"),
+        (
+            {"max_tokens": 5000, "thinking": {"type": "enabled", "budget_tokens": 2000}, "temperature": 0},
+            "invalid_request_error",
+            "temperature",
+        ),
     ],
 )
 def test_params_are_checked_row_by_row(emulator, change, kind, message):

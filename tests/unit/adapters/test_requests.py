@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from airflow_raif.adapters.base import ConnectionSettings
 from airflow_raif.adapters.jsonl import split_lines
 from airflow_raif.adapters.registry import ADAPTERS, adapter_class, make_adapter, register_adapter, split_model
 from airflow_raif.adapters.schemas import anthropic_schema, gemini_schema, openai_schema
@@ -178,6 +179,50 @@ def test_requests_that_cannot_be_sent(provider, request_, message):
     """Each mistake is told in one sentence."""
     with pytest.raises(InvalidRequestError, match=message):
         encode(provider, request_, max_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"temperature": 1.2}, "a temperature from 0 to 1, not 1.2"),
+        ({"params": {"temperature": -1}}, "a temperature from 0 to 1, not -1"),
+        ({"params": {"thinking": {"type": "enabled", "budget_tokens": 1000}}}, "1,024 tokens of thinking or more"),
+        ({"params": {"thinking": {"type": "enabled", "budget_tokens": 3000}}}, "not 3,000 of 3,000"),
+        (
+            {"temperature": 0, "params": {"thinking": {"type": "enabled", "budget_tokens": 2000}}},
+            "no temperature of 0 beside thinking",
+        ),
+    ],
+)
+def test_what_anthropic_refuses_of_every_row_is_told_before_it_is_sent(defaults, message):
+    """A batch would run for hours to say so."""
+    with pytest.raises(InvalidRequestError, match=message):
+        encode("anthropic", EntryRequest(prompt="x"), max_tokens=3000, **defaults)
+
+
+def test_what_anthropic_takes():
+    """Both ends of the temperature, thinking less than the limit, more than it with tools, and as much as it needs."""
+    for temperature in (0, 1):
+        assert encode("anthropic", EntryRequest(prompt="x"), max_tokens=1, temperature=temperature)
+    enabled = {"type": "enabled", "budget_tokens": 2999}
+    tools = [{"name": "f", "input_schema": {"type": "object"}}]
+    for params in (
+        {"thinking": enabled},
+        {"thinking": {**enabled, "budget_tokens": 4000}, "tools": tools},
+        {"thinking": {"type": "adaptive"}},
+    ):
+        assert encode("anthropic", EntryRequest(prompt="x"), max_tokens=3000, params=params)
+
+
+def test_the_least_limit_of_openai_s_responses():
+    """Its batch would fail row by row hours later; another server that speaks as it does may take less."""
+    request = EntryRequest(prompt="Yes or no?")
+    own = make_adapter(ConnectionSettings(provider="openai", api_key="k"))
+    for limit, endpoint in ((16, "/v1/responses"), (None, "/v1/responses"), (5, "/v1/chat/completions")):
+        assert own.make_encoder(RequestDefaults(model="m", max_tokens=limit, endpoint=endpoint))(request, "w-1")
+    with pytest.raises(InvalidRequestError, match="takes max_tokens from 16 on, not 15; raise it, or use /v1/chat"):
+        own.make_encoder(RequestDefaults(model="m", max_tokens=15))(request, "w-1")
+    assert encode("openai", request, max_tokens=15)["body"]["max_output_tokens"] == 15
 
 
 CLOSED = {"type": "object", "additionalProperties": False}
