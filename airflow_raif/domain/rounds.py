@@ -9,9 +9,9 @@ from airflow_raif.domain.status import FailureReason
 #: Errors of one entry, or of a whole part, that say nothing against the request itself.
 #: OpenAI, Anthropic and google.rpc words; https://docs.anthropic.com/en/api/errors, https://google.aip.dev/193.
 _PASSING_CODES = frozenset((
-    "batch_expired", "rate_limit_exceeded", "rate_limit_error", "token_limit_exceeded", "server_error",
-    "internal_error", "internal_server_error", "service_unavailable", "overloaded_error", "api_error", "timeout_error",
-    "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL", "UNAVAILABLE",
+    "batch_expired", "request_timeout", "rate_limit_exceeded", "rate_limit_error", "token_limit_exceeded",
+    "server_error", "internal_error", "internal_server_error", "service_unavailable", "overloaded_error", "api_error",
+    "timeout_error", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL", "UNAVAILABLE",
 ))  # fmt: skip
 _PASSING_STATUSES = frozenset((408, 429))
 

@@ -10,6 +10,7 @@ import pytest
 
 from airflow_raif.adapters.registry import make_adapter
 from airflow_raif.domain.errors import MalformedResponseError
+from airflow_raif.domain.rounds import is_worth_repeating
 from airflow_raif.domain.status import EntryStatus, FailureReason
 from airflow_raif.domain.usage import Usage
 from tests.support import settings_of
@@ -324,6 +325,17 @@ def test_codes_tell_whether_a_row_is_worth_repeating(provider, error, status, ex
     found = read(provider, failed(provider, error, status))
     assert found.reason is R.ERRORED
     assert (found.error.code, found.error.status) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("batch_expired", True), ("request_timeout", True), ("server_error", True), ("batch_cancelled", False),
+     ("invalid_value", False)],
+)  # fmt: skip
+def test_which_openai_rows_without_a_response_are_sent_again(code, expected):
+    """Those that were not run in time, or met a fault; what was canceled was meant to be."""
+    found = read("openai", openai(error={"code": code, "message": "not run"}))
+    assert is_worth_repeating(found.reason, found.error.code, found.error.status) is expected
 
 
 def test_an_error_beside_an_answer():
