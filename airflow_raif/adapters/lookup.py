@@ -40,11 +40,17 @@ def listed(adapter: Adapter, transport: Transport, lookup: Lookup) -> Iterator[t
     """
     cursor: str | None = None
     times: list[float | None] = []
+    seen: set[str] = set()
     for _ in range(MAX_PAGES):
         response = transport.send(adapter.list_request(cursor))
         page = adapter.parse_list(response.content)
         oldest = _oldest(response.headers, lookup)
-        for state in page.parts:
+        new = [state for state in page.parts if state.provider_batch_id not in seen]
+        if page.parts and not new:
+            # A server without pages begins again.
+            return
+        seen.update(state.provider_batch_id for state in new)
+        for state in new:
             created_at = state.created_at.timestamp() if state.created_at is not None else None
             times.append(created_at)
             yield state, created_at is None or created_at >= oldest

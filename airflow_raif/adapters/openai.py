@@ -48,6 +48,8 @@ _STATUSES = {
     "expired": BatchStatus.EXPIRED,
     "cancelled": BatchStatus.CANCELED,
 }
+#: The most batches that a page of the list holds.
+_PAGE = 100
 #: Key of our tag in a batch's metadata.
 TAG = "raif"
 #: https://platform.openai.com/docs/api-reference/responses/create#responses-create-max_output_tokens
@@ -254,10 +256,11 @@ class OpenAIAdapter(Adapter):
 
     def list_request(self, cursor: str | None = None, size: int = 100) -> Request:
         """Build ``GET /batches``."""
-        return Request(method="GET", path="/batches?limit=100" + (f"&after={quote(cursor)}" if cursor else ""))
+        after = f"&after={quote(cursor)}" if cursor else ""
+        return Request(method="GET", path=f"/batches?limit={_PAGE}{after}")
 
     def parse_list(self, content: bytes) -> ListPage:
-        """Read a page; a server that leaves out ``has_more`` has but one."""
+        """Read a page; where a server leaves out ``has_more``, more may follow a full one."""
         try:
             page = _decode_page(content)
         except msgspec.MsgspecError as error:
@@ -265,7 +268,8 @@ class OpenAIAdapter(Adapter):
                 f"openai's answer is no list of batches: {error}", provider=self.name
             ) from error
         last = page.last_id or (page.data[-1].id if page.data else None)
-        return ListPage([_state(each) for each in page.data], last if page.has_more else None)
+        has_more = len(page.data) >= _PAGE if page.has_more is None else page.has_more
+        return ListPage([_state(each) for each in page.data], last if has_more else None)
 
     def cancel_request(self, provider_batch_id: str) -> Request:
         """Build ``POST /batches/{id}/cancel``."""
@@ -305,7 +309,8 @@ def _state(batch: _Batch) -> PartState:
     refs: dict[str, Any] = {
         name: value
         for name in ("input_file_id", "output_file_id", "error_file_id")
-        if (value := getattr(batch, name)) is not None
+        # Some servers write "" for null.
+        if (value := getattr(batch, name))
     }
     errors = (batch.errors.data or []) if batch.errors else []
     counts = batch.request_counts
@@ -317,7 +322,7 @@ def _state(batch: _Batch) -> PartState:
         refs=refs,
         error="; ".join(_error_text(each) for each in errors[:5]) or None,
         error_code=next((each.code for each in errors if each.code), None),
-        refusal=_refusal(errors) if status is BatchStatus.FAILED and batch.output_file_id is None else None,
+        refusal=_refusal(errors) if status is BatchStatus.FAILED and not batch.output_file_id else None,
         created_at=_time(batch.created_at),
         expires_at=_time(batch.expires_at),
         tag=(batch.metadata or {}).get(TAG),

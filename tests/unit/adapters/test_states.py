@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from airflow_raif.adapters.base import unknown_status
+from airflow_raif.adapters.base import Lookup, Response, SpooledPart, unknown_status
 from airflow_raif.adapters.registry import make_adapter
 from airflow_raif.domain.batch import Counts
 from airflow_raif.domain.errors import MalformedResponseError
@@ -59,6 +59,14 @@ def test_openai_details():
     assert "file-o" in str(state.refs)
     assert "file-e" in str(state.refs)
     assert state.expires_at.timestamp() == 1786086400
+
+
+def test_openai_files_that_have_no_name():
+    """Servers write nothing for null; a batch without an answer that was too large for the queue waits for room."""
+    errors = {"data": [{"code": "token_limit_exceeded", "message": "Limit: 2,000 enqueued tokens."}]}
+    state = parse("openai", {**OPENAI, "status": "failed", "errors": errors, "output_file_id": "", "error_file_id": ""})
+    assert state.refs == {}
+    assert state.refusal.max_tokens == 2000
 
 
 ANTHROPIC = {"id": "msgbatch_1", "created_at": "2026-01-01T00:00:00Z", "expires_at": "2026-01-02T00:00:00Z"}
@@ -169,6 +177,45 @@ def test_pages_of_lists(provider, first, second, item):
         assert page.next_cursor in one.list_request(page.next_cursor).path
     last = one.parse_list(json.dumps({name: [], **second}).encode())
     assert (last.parts, last.next_cursor) == ([], None)
+
+
+def test_a_full_page_that_does_not_say_whether_more_follows():
+    """Groq's never do: what was looked for, and perhaps created, may be on the next."""
+    batches = [{**OPENAI, "id": f"b{number}", "status": "in_progress"} for number in range(100)]
+    one = adapter("openai")
+    assert one.parse_list(json.dumps({"data": batches}).encode()).next_cursor == "b99"
+    assert one.parse_list(json.dumps({"data": batches[:99]}).encode()).next_cursor is None
+    assert one.parse_list(json.dumps({"data": batches, "has_more": False}).encode()).next_cursor is None
+
+
+class Unpaged:
+    """A server that gives its whole list, whatever page it is asked for."""
+
+    def __init__(self, batches):
+        self.content = json.dumps({"data": batches}).encode()
+        self.calls = 0
+
+    def send(self, _request, *, retry=True):
+        self.calls += 1
+        return Response(200, {}, self.content)
+
+
+@pytest.mark.parametrize("tagged", [[], ["b7"]])
+def test_a_list_that_comes_whole_at_every_page(tagged):
+    """It is read to its end, which is when nothing new comes, and a batch in it is one."""
+    batches = [
+        {**OPENAI, "id": f"b{number}", "status": "in_progress",
+         "metadata": {"raif": "raif-b-0"} if f"b{number}" in tagged else {}}
+        for number in range(150)
+    ]  # fmt: skip
+    server = Unpaged(batches)
+    part = SpooledPart(
+        batch_id="b", number=0, model="m", endpoint="/v1/responses", request_count=1, request_bytes=1,
+        blocks=lambda: iter(()),
+    )  # fmt: skip
+    found = adapter("openai").find(server, Lookup(part, OPENAI["created_at"], None))
+    assert [each.provider_batch_id for each in found] == tagged
+    assert server.calls == 2
 
 
 @pytest.mark.parametrize(
