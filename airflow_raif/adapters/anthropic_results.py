@@ -67,6 +67,8 @@ _CUT = {
     "max_tokens": FailureReason.TRUNCATED,
     "model_context_window_exceeded": FailureReason.TRUNCATED,
     "refusal": FailureReason.REFUSED,
+    # The provider's own tools took too long: https://docs.anthropic.com/en/api/handling-stop-reasons.
+    "pause_turn": FailureReason.INVALID_OUTPUT,
 }
 
 
@@ -107,6 +109,8 @@ def _succeeded(wire_id: str, message: _Message) -> EntryResult:
         error = EntryError("the answer was cut off at its token limit; raise max_tokens", message.stop_reason)
     elif reason is FailureReason.REFUSED:
         error = EntryError("the model declined to answer", message.stop_reason)
+    elif reason is not None:
+        error = EntryError(f"the answer is not whole: it ended with {message.stop_reason}", message.stop_reason)
     return EntryResult(
         wire_id=wire_id,
         status=_COMPLETED if reason is None else _FAILED,

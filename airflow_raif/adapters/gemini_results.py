@@ -98,6 +98,7 @@ _CODE_OF_HTTP = {
 }  # fmt: skip
 #: Entries that were never run.
 _NOT_RUN = {"CANCELLED": FailureReason.CANCELED, "DEADLINE_EXCEEDED": FailureReason.EXPIRED}
+#: https://ai.google.dev/api/generate-content#FinishReason
 _CUT = {
     "MAX_TOKENS": FailureReason.TRUNCATED,
     "SAFETY": FailureReason.REFUSED,
@@ -107,6 +108,14 @@ _CUT = {
     "SPII": FailureReason.REFUSED,
     "LANGUAGE": FailureReason.REFUSED,
     "IMAGE_SAFETY": FailureReason.REFUSED,
+    "IMAGE_PROHIBITED_CONTENT": FailureReason.REFUSED,
+    "IMAGE_RECITATION": FailureReason.REFUSED,
+    "ESCALATION": FailureReason.REFUSED,
+    "MALFORMED_RESPONSE": FailureReason.INVALID_OUTPUT,
+    "MALFORMED_FUNCTION_CALL": FailureReason.INVALID_OUTPUT,
+    "UNEXPECTED_TOOL_CALL": FailureReason.INVALID_OUTPUT,
+    "TOO_MANY_TOOL_CALLS": FailureReason.INVALID_OUTPUT,
+    "MISSING_THOUGHT_SIGNATURE": FailureReason.INVALID_OUTPUT,
 }
 
 
@@ -184,6 +193,8 @@ def _generated(key: str, response: _Response) -> EntryResult:
         error = EntryError("the answer was cut off at its token limit; raise max_tokens", finish)
     elif reason is FailureReason.REFUSED:
         error = EntryError("the provider held the answer back", blocked or finish)
+    elif reason is not None:
+        error = EntryError(f"the answer is not whole: it ended with {finish}", finish)
     return EntryResult(
         wire_id=key,
         status=_COMPLETED if reason is None else _FAILED,
