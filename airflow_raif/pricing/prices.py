@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 
 from airflow_raif.domain.errors import ConfigurationError
@@ -109,41 +109,21 @@ def _known_pricer(provider: str, model: str) -> Pricer:
     def amount(context: Mapping[str, str] | None, **tokens: int) -> int:
         return int(ask(context, **tokens).total_price * PICO * (factor if context else 1))
 
-    # Of some models only the standard prices have tiers.
-    rates_of_both = (*vars(batch_price.model_price).values(), *vars(standard_price.model_price).values())
-    if any(isinstance(value, TieredPrices) for value in rates_of_both):
-        return _tiered(lambda context, tokens: amount(context, **tokens), batch_context, is_estimated)
-
-    def rates(context: Mapping[str, str] | None) -> dict[str, int]:
-        million = 10**6
+    def rates(context: Mapping[str, str] | None, size: int) -> dict[str, int]:
+        """Return the rates of a request with so many input tokens."""
+        plain = amount(context, input_tokens=size)
         probes: dict[str, dict[str, int]] = {
-            "input": {"input_tokens": million},
-            "cached": {"input_tokens": million, "cache_read_tokens": million},
-            "cache_write": {"input_tokens": million, "cache_write_tokens": million},
-            "cache_write_1h": {
-                "input_tokens": million, "cache_write_tokens": million, "cache_write_1h_tokens": million,
-            },
-            "output": {"output_tokens": million},
-        }  # fmt: skip
-        return {column: amount(context, **tokens) // million for column, tokens in probes.items()}
-
-    return _linear(rates(batch_context), rates(None), is_estimated)
-
-
-def _tiered(
-    amount: Callable[[Mapping[str, str] | None, dict[str, int]], int], context: Mapping[str, str], is_estimated: bool
-) -> Pricer:
-    """Price row by row where the rate depends on the size of the prompt."""
-
-    @lru_cache(maxsize=4096)
-    def price(usage: Usage) -> Cost:
-        tokens = {
-            "input_tokens": usage.input_tokens,
-            "cache_read_tokens": usage.cached_tokens,
-            "cache_write_tokens": usage.cache_write_tokens + usage.cache_write_1h_tokens,
-            "cache_write_1h_tokens": usage.cache_write_1h_tokens,
-            "output_tokens": usage.output_tokens,
+            "cached": {"cache_read_tokens": size},
+            "cache_write": {"cache_write_tokens": size},
+            "cache_write_1h": {"cache_write_tokens": size, "cache_write_1h_tokens": size},
         }
-        return Cost(amount(context, tokens), amount(None, tokens), is_estimated)
+        found = {column: amount(context, input_tokens=size, **tokens) // size for column, tokens in probes.items()}
+        output = amount(context, input_tokens=size, output_tokens=10**6) - plain
+        return {"input": plain // size, **found, "output": output // 10**6}
 
-    return price
+    # Of some models only the standard prices have tiers. One is of all tokens of a request that has more input.
+    values = (*vars(batch_price.model_price).values(), *vars(standard_price.model_price).values())
+    starts = sorted({tier.start for value in values if isinstance(value, TieredPrices) for tier in value.tiers})
+    sizes = [starts[0] or 1, *(start + 1 for start in starts)] if starts else [10**6]
+    pricers = [_linear(rates(batch_context, size), rates(None, size), is_estimated) for size in sizes]
+    return pricers[0] if len(pricers) == 1 else lambda usage: pricers[bisect_left(starts, usage.input_tokens)](usage)

@@ -1,8 +1,11 @@
 """Tokens to money."""
 
+import time
 from decimal import Decimal
 
 import pytest
+from genai_prices import Usage as ListedUsage
+from genai_prices import calc_price
 
 from airflow_raif.domain.errors import ConfigurationError
 from airflow_raif.domain.usage import Usage, usd
@@ -31,6 +34,35 @@ def test_long_prompts_cost_their_tier():
     price = PriceBook().pricer("gemini", "gemini-2.5-pro")
     short, long = price(Usage(input_tokens=100_000)), price(Usage(input_tokens=300_000))
     assert long.batch > 3 * short.batch
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [("openai", "gpt-5.6-sol"), ("openai", "gpt-5.5-pro"), ("google", "gemini-2.5-pro"),
+     ("anthropic", "claude-sonnet-4-5"), ("anthropic", "claude-haiku-4-5")],
+)  # fmt: skip
+def test_prices_are_those_of_the_list(provider, model):
+    """For any mix of tokens, and on both sides of where a prompt becomes a long one."""
+    price = PriceBook().pricer({"google": "gemini"}.get(provider, provider), model)
+    for size in (0, 1, 1000, 200_000, 200_001, 272_000, 272_001, 2_000_000):
+        usage = Usage(size, size // 5, size // 7, size // 3 + 11, 0, size // 9)
+        tokens = ListedUsage(
+            input_tokens=size, cache_read_tokens=size // 5, cache_write_tokens=size // 7 + size // 9,
+            cache_write_1h_tokens=size // 9, output_tokens=size // 3 + 11,
+        )  # fmt: skip
+        batch = calc_price(tokens, model, provider_id=provider, price_context={"processing": "batch"})
+        standard = calc_price(tokens, model, provider_id=provider)
+        found = price(usage)
+        assert (usd(found.batch), usd(found.standard)) == (batch.total_price, standard.total_price)
+
+
+def test_a_price_by_size_costs_no_time():
+    """Millions of rows are priced one by one, and each has a usage of its own."""
+    price = PriceBook().pricer("openai", "gpt-5.6-sol")
+    start = time.perf_counter()
+    for number in range(20_000):
+        price(Usage(1000 + number, 10, 0, number))
+    assert time.perf_counter() - start < 2
 
 
 def test_only_the_standard_price_may_have_tiers():
