@@ -332,4 +332,5 @@ def _error_body(content: bytes) -> tuple[str, str | None]:
         code = next((each["reason"] for each in details if isinstance(each, dict) and each.get("reason")), code)
     if not isinstance(code, str):
         code = error.get("type") or error.get("status")
-    return str(error.get("message"))[:1000], code if isinstance(code, str) else None
+    code = code if isinstance(code, str) else None
+    return str(error.get("message") or code or "no message")[:1000], code

@@ -154,6 +154,8 @@ def test_hint_of_the_provider_is_honoured_and_capped():
         (400, [{"error": {"message": "listed", "status": "INVALID_ARGUMENT"}}], RejectedError, "listed",
          "INVALID_ARGUMENT"),
         (400, {"error": "plain words"}, RejectedError, "plain words", None),
+        (400, {"error": {"message": None, "code": "content_filter"}}, RejectedError, ": content_filter",
+         "content_filter"),
         (400, {"detail": "other"}, RejectedError, "other", None),
         (413, b"<html>too large</html>", RejectedError, "too large", None),
         (400, b"\xff\xfe", RejectedError, "answered 400", None),
