@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime
 from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,13 @@ class SqlTable:
         """
         check_paths(self.paths, output_schema)
         with sql_engine(self.conn_id) as engine:
-            self._table(engine)
+            table = self._table(engine)
+        for key in self.keys:
+            if _python_type(table.c[key]) in (dict, list):
+                raise ConfigurationError(
+                    f"column {key!r} of {self.table!r} is {table.c[key].type}, which cannot be a key; name columns of"
+                    " single values"
+                )
 
     def write(self, rows: Iterable[Row]) -> int:
         """Write rows of a result file; return how many were written.
@@ -80,8 +87,11 @@ class SqlTable:
         from sqlalchemy.exc import NoSuchTableError
 
         schema, _, name = self.table.rpartition(".")
+        listeners = [("column_reflect", _as_sqlite_has_it)] if engine.dialect.name == "sqlite" else []
         try:
-            table = Table(name, MetaData(), schema=schema or None, autoload_with=engine, resolve_fks=False)
+            table = Table(
+                name, MetaData(), schema=schema or None, autoload_with=engine, resolve_fks=False, listeners=listeners
+            )
         except NoSuchTableError as error:
             raise ConfigurationError(f"connection {self.conn_id!r} has no table {self.table!r}") from error
         if missing := [name for name in self.paths if name not in table.c]:
@@ -101,32 +111,45 @@ class SqlTable:
                 )
             yield row["custom_id"], values
 
-    def _write_chunk(self, engine: Engine, table: Table, chunk: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        from sqlalchemy.exc import DataError
+    def _write_chunk(
+        self, engine: Engine, table: Table, chunk: Sequence[tuple[str, dict[str, Any]]], *, is_again: bool = False
+    ) -> None:
+        from sqlalchemy.exc import DataError, IntegrityError
 
         # Of several with one key the last one counts, as if they were written one by one.
         by_key = {tuple(values[key] for key in self.keys): values for _, values in chunk}
         try:
             with engine.begin() as connection:
                 self._upsert(connection, table, by_key)
-        except (DataError, ValueError, OverflowError) as error:
+        except (DataError, IntegrityError, ValueError, OverflowError) as error:
             if len(chunk) > 1:
-                # Which of them it is.
+                # Which of them it is; of two keys that are one to the database, the second finds the first.
                 for each in chunk:
                     self._write_chunk(engine, table, [each])
+                return
+            if isinstance(error, IntegrityError) and not is_again:
+                # Another task may have inserted the row meanwhile.
+                self._write_chunk(engine, table, chunk, is_again=True)
                 return
             why = getattr(error, "orig", error)
             raise InvalidBatchError(f"row {chunk[0][0]!r} cannot be written into {self.table}: {why}") from error
 
     def _upsert(self, connection: Connection, table: Table, by_key: Mapping[tuple[Any, ...], dict[str, Any]]) -> None:
-        from sqlalchemy import and_, bindparam, insert, or_, select, update
+        from sqlalchemy import Float, Numeric, and_, bindparam, cast, insert, or_, select, update
 
         keys = [table.c[key] for key in self.keys]
 
-        def is_one(key: tuple[Any, ...]) -> ColumnElement[bool]:
-            return and_(*(column == value for column, value in zip(keys, key, strict=True)))
+        def held(column: Column[Any], value: Any) -> Any:
+            # A number is found as the column rounds it.
+            return cast(value, column.type) if isinstance(column.type, Float | Numeric) else value
 
-        are_these = keys[0].in_([key for (key,) in by_key]) if len(keys) == 1 else or_(*map(is_one, by_key))
+        def is_one(key: tuple[Any, ...]) -> ColumnElement[bool]:
+            return and_(*(column == held(column, value) for column, value in zip(keys, key, strict=True)))
+
+        if len(keys) == 1:
+            are_these: ColumnElement[bool] = keys[0].in_([held(keys[0], key) for (key,) in by_key])
+        else:
+            are_these = or_(*map(is_one, by_key))
         there = {tuple(row) for row in connection.execute(select(*keys).where(are_these))}
         if not there <= by_key.keys():
             # The database gives some in a form of its own: padded, in another case, in another time zone.
@@ -137,13 +160,39 @@ class SqlTable:
             # By numbers: a name that is made of a column's may be that of another column.
             numbered = {name: f"raif_{number}" for number, name in enumerate(self.paths)}
             names = [name for name in self.paths if name not in self.keys]
-            statement = update(table).where(*(column == bindparam(numbered[column.name]) for column in keys))
+            statement = update(table).where(
+                *(column == held(column, bindparam(numbered[column.name])) for column in keys)
+            )
             connection.execute(
                 statement.values({name: bindparam(numbered[name]) for name in names}),
                 [{numbered[name]: value for name, value in values.items()} for values in old],
             )
         if new:
             connection.execute(insert(table), new)
+
+
+def _as_sqlite_has_it(_inspector: Any, _table: Any, found: dict[str, Any]) -> None:
+    """Give a reflected column the type by which SQLite takes what it takes.
+
+    A type that SQLAlchemy does not know there, such as UUID, is NUMERIC to it, which SQLite puts texts into all the
+    same; JSONB asks for a function that SQLite has since 3.45 only.
+    """
+    from sqlalchemy import JSON, NUMERIC
+    from sqlalchemy.types import NullType
+
+    if isinstance(found["type"], NUMERIC):
+        found["type"] = NullType()
+    elif isinstance(found["type"], JSON):
+        found["type"] = JSON()
+
+
+def _python_type(column: Column[Any]) -> type:
+    from sqlalchemy import JSON
+
+    try:
+        return dict if isinstance(column.type, JSON) else column.type.python_type
+    except NotImplementedError:
+        return object
 
 
 def _as(column: Column[Any], value: Any, row: Row) -> Any:
@@ -153,20 +202,22 @@ def _as(column: Column[Any], value: Any, row: Row) -> Any:
 
     if value is None or isinstance(column.type, JSON):
         return value
-    try:
-        kind = column.type.python_type
-    except NotImplementedError:
-        kind = object
+    kind = _python_type(column)
     if isinstance(value, dict | list) and kind not in (dict, list):
         value = msgspec.json.encode(value).decode()
+    if isinstance(value, bool) and kind in (int, float, Decimal):
+        return kind(value)
     if isinstance(value, kind):
         return value
     if kind is str or (kind is Decimal and isinstance(value, float)):
         # A float is written with as many digits as tell it, which are those of the file.
         return kind(str(value))
     try:
+        if isinstance(value, str) and kind in (date, datetime):
+            moment = datetime.fromisoformat(value)
+            return moment if kind is datetime else moment.date()
         return msgspec.convert(value, kind, strict=False)
-    except (msgspec.ValidationError, TypeError) as error:
+    except (ValueError, msgspec.ValidationError, TypeError) as error:
         raise InvalidBatchError(
             f"row {row['custom_id']!r} has {value!r:.100} for column {column.name!r}, which is {column.type}: {error}"
         ) from error

@@ -252,7 +252,17 @@ def test_columns_of_any_names(warehouse):
 
 @pytest.mark.parametrize(
     ("kind", "key"),
-    [("CHAR(6)", "ab"), ("TIMESTAMP WITH TIME ZONE", "2026-01-05T10:00:00"), ("TIMESTAMP", "2026-01-05T10:00:00Z")],
+    [
+        ("CHAR(6)", "ab"),
+        ("TIMESTAMP WITH TIME ZONE", "2026-01-05T10:00:00"),
+        ("TIMESTAMP", "2026-01-05T10:00:00Z"),
+        ("TIMESTAMP", "2026-01-05"),
+        ("DATE", "2026-01-05T00:00:00"),
+        ("REAL", 0.1),
+        ("NUMERIC(8, 2)", 0.126),
+        ("INTEGER", True),
+        ("UUID", "7f3a0c1e-1b1f-4c5e-9e61-0a5b6e1b9a11"),
+    ],
 )
 def test_keys_that_the_database_gives_in_a_form_of_its_own(warehouse, kind, key):
     """Are found all the same."""
@@ -263,6 +273,73 @@ def test_keys_that_the_database_gives_in_a_form_of_its_own(warehouse, kind, key)
     for output in ("good", "bad"):
         table.write(iter([{"custom_id": "a", "status": "completed", "output": output, "code": key}]))
     assert warehouse.run("SELECT mood FROM odd") == [("bad",)]
+
+
+@pytest.mark.parametrize("kind", ["JSON", "JSONB", "TEXT[]"])
+def test_a_key_of_many_values(warehouse, kind):
+    """Cannot tell a row, which shows before anything is paid."""
+    if warehouse.is_sqlite and kind == "TEXT[]":
+        pytest.skip("SQLite takes it for a text")
+    warehouse.run(f"CREATE TABLE odd (tags {kind}, mood TEXT)")
+    with pytest.raises(ConfigurationError, match=r"column 'tags' of 'odd' is .*, which cannot be a key"):
+        SqlTable("warehouse", "odd", keys=["tags"], columns={"mood": "output"}).check(None)
+
+
+def test_two_keys_that_are_one_to_the_database(warehouse):
+    """The later row counts, though they come together."""
+    kind = "TEXT COLLATE NOCASE" if warehouse.is_sqlite else "CHAR(6)"
+    warehouse.run(f"CREATE TABLE odd (code {kind} PRIMARY KEY, mood TEXT)")
+    rows = [
+        {"custom_id": code, "status": "completed", "output": f"mood of {code}", "code": code}
+        for code in (["ab", "AB"] if warehouse.is_sqlite else ["ab", "ab  "])
+    ]
+    SqlTable("warehouse", "odd", keys=["code"], columns={"mood": "output"}).write(iter(rows))
+    assert warehouse.run("SELECT mood FROM odd") == [(rows[-1]["output"],)]
+
+
+def test_a_row_that_another_task_inserts_meanwhile(warehouse, monkeypatch):
+    """Is updated; what another constraint than the key's refuses is named."""
+    warehouse.run("CREATE TABLE odd (id INTEGER PRIMARY KEY, mood TEXT NOT NULL)")
+    table, real = SqlTable("warehouse", "odd", keys=["id"], columns={"mood": "output"}), SqlTable._write_chunk
+
+    def inserted_first(self, engine, *arguments, **more):
+        if not warehouse.run("SELECT id FROM odd"):
+            from sqlalchemy import event
+
+            @event.listens_for(engine, "before_cursor_execute")
+            def insert(connection, _cursor, statement, *_):
+                if statement.startswith("INSERT") and not warehouse.run("SELECT id FROM odd"):
+                    warehouse.run("INSERT INTO odd VALUES (1, 'of the other')")
+
+        real(self, engine, *arguments, **more)
+
+    monkeypatch.setattr(SqlTable, "_write_chunk", inserted_first)
+    table.write(iter([{"custom_id": "a", "status": "completed", "output": "mine", "id": 1}]))
+    assert warehouse.run("SELECT * FROM odd") == [(1, "mine")]
+    with pytest.raises(InvalidBatchError, match="row 'b' cannot be written into odd: .*mood"):
+        table.write(iter([{"custom_id": "b", "status": "completed", "output": None, "id": 2}]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "found"),
+    [
+        ("UUID", "7f3a0c1e", "7f3a0c1e"),
+        ("STRING", "x", "x"),
+        ("TIMESTAMPTZ", "2026-01-05T10:00:00Z", "2026-01-05T10:00:00Z"),
+        ("JSONB", {"a": 1}, '{"a": 1}'),
+        ("BYTEA", "eA==", "eA=="),
+        ("NUMERIC", "12.5", 12.5),
+        ("NUMERIC", True, 1),
+        ("", {"a": 1}, '{"a":1}'),
+    ],
+)
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+def test_types_that_sqlite_does_not_know(warehouse, kind, value, found):
+    """SQLite takes anything for them, and so does its table here."""
+    warehouse.run(f"CREATE TABLE odd (id INTEGER PRIMARY KEY, answer {kind})")
+    row = {"custom_id": "a", "status": "completed", "output": value, "id": 1}
+    SqlTable("warehouse", "odd", keys=["id"], columns={"answer": "output"}).write(iter([row]))
+    assert warehouse.run("SELECT answer FROM odd") == [(found,)]
 
 
 @pytest.mark.parametrize(
