@@ -23,7 +23,6 @@ from airflow_raif.store.records import (
     OpenCreate,
     PartRows,
     WaitingPart,
-    kept_text,
 )
 from airflow_raif.store.tables import batch as batch_table
 from airflow_raif.store.tables import part as part_table
@@ -117,10 +116,6 @@ class Store(EntryStore, MonitorStore, UpkeepStore):
         """Return what the last batch of a task took for a model, on the same connection."""
         with self._transaction() as connection:
             return budgets.history(connection, batch, claim, model)
-
-    def record_error(self, batch_id: str, message: str) -> None:
-        """Note what went wrong with a batch as a whole."""
-        self._update_batch(batch_id, error=kept_text(message))
 
     def mark_fetched(self, batch: Batch, at: datetime) -> Batch:
         """Sum up usage and cost, and stamp once that every result was fetched, if that is so.

@@ -400,8 +400,6 @@ def test_stamps_are_set_once(store):
     assert store.mark_applied(fetched, "file:///b", later)
     found = store.get_batch("b1")
     assert (found.applied_at, found.result_uri) == (NOW, "file:///b")
-    store.record_error("b1", "oh")
-    assert store.get_batch("b1").error == "oh"
 
 
 def test_discard(store):
@@ -586,15 +584,17 @@ def test_a_frozen_process_does_not_stop_the_others(server_url, monkeypatch):
     monkeypatch.setattr("airflow_raif.store.engine.FROZEN_SECONDS", 1)
     migrate.upgrade(server_url)
     frozen, opened = make_engine(parse_url(server_url)), Store.open(server_url)
-    new_batch(opened)
+    made = new_batch(opened)
     with (
         pytest.raises(StoreUnavailableError, match="idle-in-transaction"),
         store_errors(frozen.url),
         frozen.begin() as connection,
     ):
         connection.execute(text("UPDATE raif_batch SET error = 'of the frozen one'"))
-        opened.record_error("b1", "of another")
-    assert opened.get_batch("b1").error == "of another"
+        opened.mark_part_fetched(made, made.parts[0], NOW)
+        assert opened.mark_fetched(made, NOW).results_fetched_at == NOW
+    assert (found := opened.get_batch("b1")).results_fetched_at == NOW
+    assert found.error is None
     frozen.dispose()
     opened.close()
 
