@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -14,7 +15,7 @@ import msgspec
 from airflow_raif.domain.batch import Batch
 from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.domain.result import EntryResult, ToolCall
-from airflow_raif.domain.status import EntryStatus
+from airflow_raif.domain.status import EntryStatus, FailureReason
 from airflow_raif.domain.usage import Usage, usd
 from airflow_raif.services.metrics import batch_applied
 from airflow_raif.services.output import InvalidOutputError, answer_reader
@@ -24,6 +25,8 @@ from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.share import Share, find_share
 from airflow_raif.spool.files import Folder, OpenFiles, results_file
 from airflow_raif.store import EntryRow
+
+log = logging.getLogger(__name__)
 
 #: Name of the result file in its folder.
 RESULT_FILE = "results.jsonl"
@@ -139,7 +142,7 @@ def _check_spool(batch: Batch, result_uri: str | None) -> None:
 
 def _write(runtime: Runtime, batch: Batch, destination: Folder, name: str, share: Share | None = None) -> None:
     """Write the result rows of a batch, or of a share of it."""
-    count = 0
+    count, uri = 0, destination.uri_of(name)
     with ExitStack() as stack:
         folder = runtime.folder(batch.batch_id)
         writer = _RowWriter(runtime, batch, folder, stack)
@@ -149,6 +152,12 @@ def _write(runtime: Runtime, batch: Batch, destination: Folder, name: str, share
             for block in writer.rows(entries, read_columns):
                 file.write(block)
             count += len(entries)
+        if writer.refused:
+            log.warning(
+                "Batch %s: %s answers that were completed when they were fetched are refused now, and failed in %s; if"
+                " what reads them was changed by mistake, mend it, delete that file and clear the task",
+                batch.batch_id, writer.refused, uri,
+            )  # fmt: skip
         if share is not None and count != share.part.request_count:
             raise AssertionError(f"part {share.part.number} has {share.part.request_count} rows, not {count}")
 
@@ -217,6 +226,8 @@ class _RowWriter:
         self._files = stack.enter_context(closing(OpenFiles(MAX_OPEN_PARTS, _ResultsFile)))
         self._part = -1
         self._file: _ResultsFile | None = None
+        #: Answers that were taken when they were fetched, and are not any more.
+        self.refused = 0
 
     def rows(
         self, entries: list[EntryRow], read_columns: Callable[[Sequence[int]], list[bytes]]
@@ -253,7 +264,7 @@ class _RowWriter:
         raw = self._raw(*place, is_double=entry.same_as is not None)
         result, has_calls = self._read_raw(raw), True
         if entry.status == _COMPLETED:
-            row.output = self._output(raw, result)
+            self._take_answer(row, raw, result)
             has_calls = not self._answers.takes_tool_calls
             if reading is not None and self._codec is not None:
                 row.model_response = self._codec.response(raw, reading, self._batch)
@@ -286,8 +297,11 @@ class _RowWriter:
                 " apply the batch"
             ) from error
 
-    def _output(self, raw: bytes, result: EntryResult) -> Any:
+    def _take_answer(self, row: _Result, raw: bytes, result: EntryResult) -> None:
         try:
-            return self._answers.output(raw, result)
-        except InvalidOutputError:
-            return result.text
+            row.output = self._answers.output(raw, result)
+        except InvalidOutputError as error:
+            # An agent was changed since it took the answer, or does not always judge alike.
+            row.status, row.reason = EntryStatus.FAILED.value, FailureReason.INVALID_OUTPUT.value
+            row.raw_output, row.error = result.text, _Error(str(error))
+            self.refused += 1

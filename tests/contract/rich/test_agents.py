@@ -325,6 +325,31 @@ def test_answers_of_an_agent_that_is_not_here_are_kept(rich_runtime, emulator, t
     assert read_rows(batch.result_uri)[0]["status"] == "completed"
 
 
+def test_an_answer_that_is_refused_once_it_was_taken(rich_runtime, tmp_path, claude, caplog):
+    """Since the agent was changed meanwhile: its row failed, as one that is refused at once, and that is told."""
+    agent, words = agent_of(str), []
+
+    @agent.output_validator
+    def judge(output: str) -> str:
+        words.append(output)
+        if len(words) > 2 and output == words[0]:
+            raise ModelRetry("not any more")
+        return output
+
+    with rich_runtime(claude, agent) as runtime:
+        batch = create_batch(runtime, ["a", "b"], defaults=defaults_of(claude))
+        submit_batch(runtime, batch.batch_id)
+        fetch_batch_status(runtime, batch.batch_id)
+        fetch_batch_results(runtime, batch.batch_id)
+        batch = apply_results(runtime, batch.batch_id, folder(tmp_path / "out"))
+    refused, taken = sorted(read_rows(batch.result_uri), key=lambda row: row["status"], reverse=True)
+    assert (refused["status"], refused["reason"], refused["output"]) == ("failed", "invalid_output", None)
+    assert refused["raw_output"] == words[0]
+    assert refused["error"]["message"] == "the agent does not take the answer: not any more"
+    assert (taken["status"], taken["error"]) == ("completed", None)
+    assert "1 answers that were completed when they were fetched are refused now" in caplog.text
+
+
 reviewer = agent_of()
 
 
