@@ -133,11 +133,13 @@ def _spool() -> Iterator[Finding]:
         ("spool", "spool_path", spool_folder),
         ("results", "result_path", folder_of_results),
     ):
-        folder = open_folder()
+        where = f"the folder of [raif] {option}"
         try:
+            folder = open_folder()
+            where = folder.uri
             _probe(folder)
         except Exception as error:  # noqa: BLE001 - whatever a file system raises
-            why = f"{folder.uri} cannot be used: {type(error).__name__}: {error}"
+            why = f"{where} cannot be used: {type(error).__name__}: {error}"
             remedy = f"set [raif] {option} to a folder that every worker may write, and [raif] spool_conn_id if it"
             yield Finding(check, Level.PROBLEM, why, f"{remedy} needs a connection")
             continue

@@ -214,12 +214,16 @@ def test_a_store_that_needs_several_hosts(raif_home, airflow_is_well, findings, 
 def test_a_spool_that_cannot_be_written(raif_store, raif_home, airflow_is_well, findings, monkeypatch):
     """With the option to set."""
     (raif_home / "file").write_text("")
-    monkeypatch.setenv("AIRFLOW__RAIF__SPOOL_PATH", f"file://{raif_home}/file/spool")
-    monkeypatch.setenv("AIRFLOW__RAIF__RESULT_PATH", "nowhere://bucket")
-    code, found = findings()
-    assert code == 1
-    assert found["spool"]["level"] == "problem"
-    assert "nowhere" in found["spool"]["message"]
+    nowhere, file = "nowhere://bucket", f"file://{raif_home}/file/folder"
+    for spool, results in ((nowhere, file), (file, nowhere)):
+        monkeypatch.setenv("AIRFLOW__RAIF__SPOOL_PATH", spool)
+        monkeypatch.setenv("AIRFLOW__RAIF__RESULT_PATH", results)
+        code, found = findings()
+        assert code == 1
+        for check, option, address in (("spool", "spool_path", spool), ("results", "result_path", results)):
+            assert found[check]["level"] == "problem"
+            assert address in found[check]["message"]
+            assert f"set [raif] {option}" in found[check]["remedy"]
 
 
 def test_a_price_table_that_is_none(raif_store, airflow_is_well, findings, monkeypatch):
