@@ -93,7 +93,9 @@ def page(connection: Connection, batch_key: int, wanted: EntriesWanted) -> tuple
     is_more, rows = len(rows) > wanted.size, rows[: wanted.size]
     if wanted.before is not None:
         return [_listed(row) for row in rows[::-1]], is_more, True
-    return [_listed(row) for row in rows], wanted.start > 0, is_more
+    first = select(_entry.idx).where(*_where(batch_key, wanted), _entry.idx < wanted.start).limit(1)
+    has_previous = wanted.start > 0 and connection.execute(first).first() is not None
+    return [_listed(row) for row in rows], has_previous, is_more
 
 
 def one(connection: Connection, batch_key: int, index: int) -> ListedEntry | None:

@@ -294,7 +294,8 @@ def test_entries_by_outcome_and_in_pages(store):
     assert found(size=4, before=8) == ([4, 5, 6, 7], True, True)
     assert found(size=4, before=3) == ([0, 1, 2], False, True)
     assert found(status=EntryStatus.FAILED)[0] == [1, 3, 4]
-    assert found(reason=FailureReason.ERRORED, start=2)[0] == [4]
+    assert found(reason=FailureReason.ERRORED, start=2) == ([4], True, False)
+    assert found(reason=FailureReason.REFUSED, start=2) == ([3], False, False)
     assert found(status=EntryStatus.PENDING, part_number=1)[0] == [5, 6, 7, 8, 9]
     assert found(custom_id="id 7")[0] == [7]
     assert found(custom_id="id")[0] == []
