@@ -379,6 +379,14 @@ def test_a_query(warehouse):
     ]
 
 
+def test_a_query_that_fails_with_one_of_its_rows(warehouse):
+    """As it is read: another attempt would fail, too."""
+    odd = "json(body)" if warehouse.is_sqlite else "body::INTEGER"
+    found = sql_rows(f"SELECT CASE WHEN id < 5 THEN '1' ELSE {odd} END AS n FROM review ORDER BY id", "warehouse")
+    with pytest.raises(InvalidBatchError, match="the database refuses the query: "):
+        list(found)
+
+
 def test_a_query_is_read_as_a_stream(warehouse):
     """Of millions of rows no more are here than are looked at."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -394,6 +402,9 @@ def test_a_query_is_read_as_a_stream(warehouse):
     [
         ("SELECT id, body AS id FROM review", "several columns named 'id'; name each with AS"),
         ("UPDATE review SET note = 'x'", "the statement returns no rows|the database refuses the query"),
+        ("SELECT body FROM revue", "the database refuses the query: .*revue"),
+        ("SELECT boddy FROM review", "the database refuses the query: .*boddy"),
+        ("SELEKT", "the database refuses the query: .*SELEKT"),
     ],
 )
 def test_a_query_that_is_none(infer, emulator, warehouse, sql, message):
