@@ -51,24 +51,18 @@ class SqlTable:
         return f"SqlTable({self.conn_id!r}, {self.table!r}, keys={list(self.keys)}, columns={self.paths})"
 
     def check(self, output_schema: Mapping[str, Any] | None) -> None:
-        """See that the table has the columns, and that answers can have what is written of them.
+        """See that the table has the columns, that keys can be keys, and that answers have what is written of them.
 
         :raises ConfigurationError: they do not.
         """
         check_paths(self.paths, output_schema)
         with sql_engine(self.conn_id) as engine:
-            table = self._table(engine)
-        for key in self.keys:
-            if _python_type(table.c[key]) in (dict, list):
-                raise ConfigurationError(
-                    f"column {key!r} of {self.table!r} is {table.c[key].type}, which cannot be a key; name columns of"
-                    " single values"
-                )
+            self._table(engine)
 
     def write(self, rows: Iterable[Row]) -> int:
         """Write rows of a result file; return how many were written.
 
-        :raises ConfigurationError: the table does not have the columns.
+        :raises ConfigurationError: as :meth:`check`.
         :raises InvalidBatchError: a row has no value for a key, or one that its column cannot hold.
         """
         count = 0
@@ -99,6 +93,12 @@ class SqlTable:
                 f"table {self.table!r} has no column {', '.join(map(repr, missing))}; it has"
                 f" {', '.join(table.c.keys())}"
             )
+        for key in self.keys:
+            if _python_type(table.c[key]) in (dict, list):
+                raise ConfigurationError(
+                    f"column {key!r} of {self.table!r} is {table.c[key].type}, which cannot be a key; name columns of"
+                    " single values"
+                )
         return table
 
     def _values(self, table: Table, rows: Iterable[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
