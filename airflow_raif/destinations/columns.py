@@ -80,13 +80,14 @@ class Column:
     """A column of the file."""
 
     name: str
-    path: str
+    #: ``None``: the row's own column of this name, also with dots in it.
+    path: str | None
     type: Any
     #: ``None``: the type was given, and is what values are converted to.
     shape: Shape | None
 
     @classmethod
-    def of(cls, arrow: Any, name: str, path: str, shape: Shape, given: Any) -> Column:
+    def of(cls, arrow: Any, name: str, path: str | None, shape: Shape, given: Any) -> Column:
         """Return a column of the type that is given for it, or of its shape."""
         if given is None or given == "json":
             shape = shape if given is None else shapes.JSON
@@ -98,10 +99,11 @@ class Column:
 
         :raises InvalidBatchError: one of them is not of the column's type.
         """
-        if "." in self.path:
-            values = [value_at(row, self.path) if holds(row, self.path) else None for row in rows]
+        path = self.path
+        if path is not None and "." in path:
+            values = [value_at(row, path) if holds(row, path) else None for row in rows]
         else:
-            values = [row.get(self.path) for row in rows]
+            values = [row.get(path or self.name) for row in rows]
         try:
             return self._converted(arrow, values)
         except (TypeError, ValueError, OverflowError, arrow.ArrowException) as error:

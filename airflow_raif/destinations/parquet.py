@@ -145,9 +145,10 @@ class Parquet:
         if self.columns is None or len(told) < len(self.columns):
             for row in chain.from_iterable(self._chunks(results)):
                 seen.look_at(row)
+        paths: Mapping[str, str | None]
         if self.columns is None:
             own = [name for name in dict.fromkeys([*seen.shapes, *given]) if name not in RESULT_FIELDS]
-            paths = {name: name for name in ("custom_id", *own, *_RESULT_SHAPES)}
+            paths = dict.fromkeys(("custom_id", *own, *_RESULT_SHAPES))
         else:
             paths = self.columns
             self._check_seen(seen, told)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_raif.domain.errors import ConfigurationError, InvalidBatchError
+from airflow_raif.domain.request import RESULT_FIELDS
 from airflow_raif.domain.usage import Usage
 
 Row = Mapping[str, Any]
@@ -26,10 +27,12 @@ def holds(row: Row, path: str) -> bool:
 def value_at(row: Row, path: str) -> Any:
     """Return what is at a path in a result row; what an answer lacks is null.
 
+    A column of the user's own may have dots in its name, also beside one that is named as what is before the first dot.
+
     :raises InvalidBatchError: the row has no such column.
     """
     head, *rest = path.split(".")
-    if head not in row and path in row:
+    if path in row and head not in RESULT_FIELDS:
         return row[path]
     if head not in row:
         raise InvalidBatchError(f"row {row['custom_id']!r} has no {head!r}; a result row has {', '.join(row)}")

@@ -321,6 +321,19 @@ def test_columns_that_are_picked(infer, tmp_path):
         assert row["cost"] > 0
 
 
+@pytest.mark.parametrize("columns", [None, {"by": "user", "by_id": "user.id", "mood": "output.mood"}])
+def test_own_columns_with_dots(infer, tmp_path, columns):
+    """As of a table that was flattened: each is a column of its own, and an earlier answer is not the answer."""
+    rows = [{"custom_id": "a", "prompt": "p", "user": "Ada", "user.id": 5, "output.mood": "of last night"}]
+    infer(requests=rows, output_type=Review, destination=Parquet(f"{tmp_path}/out.parquet", columns=columns))
+    (row,) = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    if columns is None:
+        assert (row["user"], row["user.id"], row["output.mood"]) == ("Ada", 5, "of last night")
+    else:
+        assert (row["by"], row["by_id"]) == ("Ada", 5)
+        assert row["mood"] in ("good", "bad")
+
+
 def test_own_columns_are_typed_by_what_they_hold(infer, tmp_path):
     """What is sparse is null, integers beside others are numbers, objects are JSON text."""
     columns = [
