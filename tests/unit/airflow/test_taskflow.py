@@ -95,6 +95,25 @@ def test_a_group_gives_each_step_what_it_takes():
     assert {each.deferrable for each in (submit, wait, apply)} == {False}
 
 
+@pytest.mark.parametrize("by_parts", [False, True])
+def test_a_group_gives_each_step_what_is_airflows(by_parts):
+    """Retries and alerts are wanted whichever of them fails; when it begins is said to the first one alone."""
+
+    def alert(context):
+        raise AssertionError
+
+    with DAG("d", schedule=None) as dag:
+        batch_group(
+            "g", **OPENAI, requests=["a"], by_parts=by_parts, retries=4, pool="llm", on_failure_callback=alert,
+            trigger_rule="all_done", do_xcom_push=False, default_args={"retries": 2, "queue": "q"},
+        )  # fmt: skip
+    steps = [dag.get_task(f"g.{name}") for name in ("submit", "wait", "apply")]
+    assert [(each.retries, each.pool, each.queue) for each in steps] == [(4, "llm", "q")] * 3
+    assert [list(each.on_failure_callback) for each in steps] == [[alert]] * 3
+    assert [each.trigger_rule for each in steps] == ["all_done", "all_success", "all_success"]
+    assert [each.do_xcom_push for each in steps[:2]] == [True, True]
+
+
 def test_a_group_by_parts():
     """Its last step is mapped over the parts."""
     with DAG("d", schedule=None) as dag:
