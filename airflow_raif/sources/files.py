@@ -31,7 +31,8 @@ def files_at(address: str) -> list[str]:
         return [address]
     path = ObjectStoragePath(address)
     prefix = f"{path.protocol}://{path.conn_id}@" if path.conn_id else f"{path.protocol or 'file'}://"
-    found = sorted(prefix + each for each in path.fs.glob(path.path))
+    there = path.fs.glob(path.path, detail=True)
+    found = sorted(prefix + name for name, info in there.items() if info["type"] != "directory")
     log.info("%s files are at %s", len(found) or "No", address)
     return found
 

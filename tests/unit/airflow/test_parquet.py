@@ -178,6 +178,19 @@ def test_several_files_by_one_address(infer, context, tmp_path):
         infer(requests=f"file://{tmp_path}/{{{{ ds }}}}/*.jsonl")
 
 
+@pytest.mark.parametrize("storage", ["file", "memory"])
+def test_files_in_folders_that_are_named_as_files(infer, tmp_path, storage):
+    """As Spark writes them: the folder itself is no file."""
+    files = fsspec.filesystem(storage)
+    attach(storage, fs=files)
+    for night in ("a", "b"):
+        files.makedirs(f"{tmp_path}/{night}.parquet")
+        with files.open(f"{tmp_path}/{night}.parquet/part-0.parquet", "wb") as file:
+            pq.write_table(pa.table({"prompt": [night]}), file)
+    found = infer(requests=f"{storage}://{tmp_path}/**/*.parquet")
+    assert found["counts"]["completed"] == 2
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-40])
 
