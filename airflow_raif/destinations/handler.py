@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import iscoroutinefunction, isgeneratorfunction
 from itertools import islice
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ class BatchHandler:
         """Take the manifest of a batch that fails its task: canceled, expired, or too many of its entries failed."""
 
 
+_METHODS = ("on_entry", "on_chunk", "on_batch_completion", "on_batch_success", "on_batch_failure")
 #: A handler, its class, the dotted path of one of both, or a function of one row.
 Handler = BatchHandler | type[BatchHandler] | Callable[[Row], object] | str
 
@@ -63,8 +65,19 @@ Handler = BatchHandler | type[BatchHandler] | Callable[[Row], object] | str
 def load_handler(given: Handler) -> BatchHandler:
     """Return a handler.
 
-    :raises ConfigurationError: there is none at a path, or it is none.
+    :raises ConfigurationError: there is none at a path, it is none, or calling it would do nothing.
     """
+    handler = _find_handler(given)
+    for name in _METHODS:
+        if iscoroutinefunction(method := getattr(handler, name)) or isgeneratorfunction(method):
+            raise ConfigurationError(
+                f"the handler {given!r:.100} does nothing when it is called, since its {name} is a coroutine or a"
+                " generator; write it without async and yield"
+            )
+    return handler
+
+
+def _find_handler(given: Handler) -> BatchHandler:
     found: Any = given
     if isinstance(given, str):
         try:

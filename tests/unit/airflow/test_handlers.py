@@ -190,9 +190,22 @@ def test_a_batch_that_fails_its_task(infer, emulator):
     assert [*range(7), ("completion", 5, True), "failure"] == CALLS
 
 
+async def later(row):
+    """A coroutine, which nobody would run."""
+
+
+class Yielding(BatchHandler):
+    """A generator, likewise."""
+
+    def on_chunk(self, rows):
+        yield from rows
+
+
 @pytest.mark.parametrize(
     ("handler", "message"),
     [
+        (later, "does nothing when it is called, since its on_entry is a coroutine"),
+        (Yielding, "does nothing when it is called, since its on_chunk is a coroutine or a generator"),
         ("no.such.module", "there is no handler at 'no.such.module'"),
         (f"{__name__}.nothing", "there is no handler at"),
         (f"{__name__}.ROWS", "is a list; give a BatchHandler or a function of one row"),
