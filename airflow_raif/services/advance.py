@@ -15,7 +15,7 @@ from airflow_raif.domain.errors import (
 )
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.services.fetch import fetch_ended_parts
-from airflow_raif.services.rounds import has_round_left, open_round
+from airflow_raif.services.rounds import has_round_left, may_have_round_left, open_round
 from airflow_raif.services.runtime import Runtime
 from airflow_raif.services.share import Share, find_share
 from airflow_raif.services.stragglers import send_stragglers
@@ -97,6 +97,9 @@ def advance_part(runtime: Runtime, batch_id: str, number: int, *, may_repeat: bo
 
 def _advance_shared(runtime: Runtime, share: Share, may_repeat: bool) -> Share:
     batch_id, number = share.batch.batch_id, share.part.number
+    if share.is_fetched and not (may_repeat and may_have_round_left(runtime, share.batch)):
+        # Of many such parts one had all of the others brought forward.
+        return share
     # Those who work on the parts beside this began with the first ones.
     for part in reversed(share.batch.first_parts):
         if not part.is_shared:

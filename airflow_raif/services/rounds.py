@@ -33,6 +33,18 @@ def has_round_left(runtime: Runtime, batch: Batch, share: Share | None = None) -
     return next(runtime.store.iter_repeatable(batch, batch.round_policy.wanted(), rows, size=1), None) is not None
 
 
+def may_have_round_left(runtime: Runtime, batch: Batch) -> bool:
+    """Whether some share of a fetched batch may have entries that its policy still sends again."""
+    stragglers, max_rounds = batch.round_policy.synchronous_stragglers, batch.round_policy.max_rounds
+    numbers = [
+        each.number for each in batch.parts if not each.is_synchronous and (stragglers or each.round < max_rounds)
+    ]
+    if not (batch.failed_count and numbers):
+        return False
+    rows = PartRows(0, batch.request_count, part_numbers=tuple(numbers))
+    return next(runtime.store.iter_repeatable(batch, batch.round_policy.wanted(), rows, size=1), None) is not None
+
+
 def open_round(runtime: Runtime, batch: Batch, share: Share | None = None) -> bool:
     """Make new parts of a fetched batch's entries that are worth repeating, if its policy and rounds allow it.
 

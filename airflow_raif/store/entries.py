@@ -23,7 +23,7 @@ from airflow_raif.store.records import (
     chunks,
     kept_text,
 )
-from airflow_raif.store.tables import entry
+from airflow_raif.store.tables import among, entry
 from airflow_raif.store.tables import part as part_table
 
 #: An entry's (index, custom_id, part number, offset and length of its request in the part's file, content hash where
@@ -200,6 +200,8 @@ def _of(batch_key: int, rows: PartRows | None) -> list[ColumnElement[bool]]:
         where += [entry.c.idx >= rows.start, entry.c.idx < rows.stop]
         if rows.model is not None:
             where.append(_is_of_model(batch_key, rows.model))
+        if rows.part_numbers is not None:
+            where.append(among(entry.c.part_number, rows.part_numbers))
     return where
 
 

@@ -126,6 +126,8 @@ class PartRows(msgspec.Struct, frozen=True):
     stop: int
     #: Its model, whichever parts a round puts its requests into; ``None``: there is no other model.
     model: str | None = None
+    #: Only those that lie in these parts.
+    part_numbers: tuple[int, ...] | None = None
 
 
 class Repeat(msgspec.Struct, frozen=True, gc=False):

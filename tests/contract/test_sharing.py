@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from sqlalchemy import event
 
 from airflow_raif.domain.batch import SHARED, Claim
 from airflow_raif.domain.errors import (
@@ -319,6 +320,27 @@ def test_a_part_leaves_the_others_alone_though_rows_are_shared(runtime, tmp_path
     applied = runtime.store.get_batch(batch.batch_id)
     assert applied.applied_at is not None
     assert (applied.completed_count, applied.failed_count) == (10, 0)
+
+
+def statements_to_advance(runtime, size):
+    """Count what the store is asked while all parts of a batch are brought forward that has two rows of each text."""
+    texts, asked = [f"{size} {n}" for n in range(size)], []
+    batch = start(runtime, said(*texts, *texts), run=f"run {size}", round_policy=RoundPolicy(max_rounds=0))
+    fetch_batch_status(runtime, batch.batch_id)
+    batch = advance_batch(runtime, batch.batch_id, may_fetch=False)
+    event.listen(runtime.store._engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    for part in batch.first_parts:
+        while not advance_part(runtime, batch.batch_id, part.number).is_fetched:
+            fetch_batch_status(runtime, batch.batch_id)
+    return len(asked)
+
+
+def test_many_parts_of_doubles_cost_each_the_same(emulator, store, tmp_path):
+    """One of them brings all others forward, not each; also where rows fail that no round repeats any more."""
+    emulator.state.faults.rows.append(RowFault(kind="overloaded", rows=[1]))
+    with runtime_of("openai", emulator.url, store, tmp_path, limits={"max_requests": 2}) as runtime:
+        few, many = statements_to_advance(runtime, 8), statements_to_advance(runtime, 24)
+    assert many < 4 * few
 
 
 def test_rows_that_went_out_again_while_their_doubles_were_written(runtime, emulator, tmp_path, monkeypatch):
