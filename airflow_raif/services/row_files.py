@@ -84,6 +84,14 @@ class RowFiles:
         self._open.close()
 
 
+def forget_rows(folder: Folder, start: int) -> None:
+    """Remove what an attempt that broke off wrote of the rows from one on, which may be others now."""
+    for name in folder.names():
+        rows = rows_in(name)
+        if rows is not None and rows[1] > start:
+            folder.remove(name)
+
+
 def columns_reader(folder: Folder) -> Callable[[Sequence[int]], list[bytes]]:
     """Return a function that reads the columns of rows; asked in input order, it may pass rows over.
 

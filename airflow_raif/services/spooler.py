@@ -16,7 +16,7 @@ from airflow_raif.services.fingerprint import Fingerprint
 from airflow_raif.services.part_files import PartFiles
 from airflow_raif.services.reading import Other, Reader, Row
 from airflow_raif.services.recorded import RecordedParts
-from airflow_raif.services.row_files import RowFiles
+from airflow_raif.services.row_files import RowFiles, forget_rows
 from airflow_raif.spool.files import Folder, results_file
 from airflow_raif.store import NewEntry, NewPart, SharedEntry
 
@@ -51,6 +51,9 @@ class Spooler:
         """
         recorded = RecordedParts(self.runtime.store, self.batch, self.fingerprint, self._tell)
         row_files = RowFiles(self._folder)
+        if self.batch.spool_attempt:
+            # A part came once the rows before its end were there, so that those of parts stay.
+            forget_rows(self._folder, max((part.rows_read or 0 for part in self.batch.parts), default=0))
 
         def before_part() -> None:
             self._flush_entries()

@@ -18,8 +18,9 @@ from airflow_raif.domain.errors import (
 from airflow_raif.domain.status import BatchStatus
 from airflow_raif.emulator.faults import HttpFault
 from airflow_raif.emulator.settings import Progress
+from airflow_raif.services import row_files
 from airflow_raif.services.advance import advance_batch
-from airflow_raif.services.apply import apply_results
+from airflow_raif.services.apply import apply_part, apply_results
 from airflow_raif.services.cancel import cancel_batch
 from airflow_raif.services.create import create_batch
 from airflow_raif.services.fetch import fetch_batch_results
@@ -389,6 +390,23 @@ def test_rows_of_a_batch_that_was_cut_short_keep_their_columns(provider, open_wi
         found = read_rows(apply_results(runtime, batch.batch_id, folder(tmp_path / "out")).result_uri)
     assert 9 < len(found) < 25
     assert [row["custom_id"] for row in found] == [f"row {row['shelf']}" for row in found]
+
+
+def test_rows_that_changed_after_what_was_submitted_have_their_own_columns(
+    provider, open_with, emulator, tmp_path, monkeypatch
+):
+    """Not those that an attempt which broke off had read in their place, and written into the spool already."""
+    monkeypatch.setattr(row_files, "ROWS_PER_FILE", 3)
+    given = rows(14)
+    with open_with(max_requests=4) as runtime:
+        break_off(runtime, given[:7])
+        batch = start(runtime, given[:4] + given[6:])
+        found = end(emulator, runtime, batch, tmp_path)
+        shares = [apply_part(runtime, batch.batch_id, part.number, folder(tmp_path / "out")) for part in batch.parts]
+    assert emulator.state.creates[provider] == 3
+    assert [row["shelf"] for row in found] == [0, 1, 2, 3, *range(6, 14)]
+    assert [row["custom_id"] for row in found] == [f"row {row['shelf']}" for row in found]
+    assert [row for share in shares for row in read_rows(share.part.result_uri)] == found
 
 
 @pytest.mark.parametrize("read", [1, 5, 6])
