@@ -195,12 +195,20 @@ class ApplyBatchResultsOperator(_DeliveringOperator, _BatchOperator):
         return finish(runtime, batch, context, self)
 
     def _apply_part(self, runtime: Runtime, batch: Batch, number: int, context: Context) -> dict[str, Any]:
+        from airflow_raif.domain.errors import InvalidBatchError
+
         # The batch is others' as well, so nothing that becomes of this task cancels it.
         patience = _waiting.Patience(cancel_on_timeout=False, cancel_on_kill=False)
-        share = patience.proceed_part(runtime, batch, number)
-        if not share.is_fetched:
-            patience.defer(self, share.batch, "execute_complete")
-        return finish_part(runtime, share, context, self)
+        while True:
+            share = patience.proceed_part(runtime, batch, number)
+            if not share.is_fetched:
+                patience.defer(self, share.batch, "execute_complete")
+            try:
+                return finish_part(runtime, share, context, self)
+            except InvalidBatchError as error:
+                # Others may open a round of the same rows meanwhile.
+                if not error.retryable:
+                    raise
 
 
 class CancelBatchOperator(_BatchOperator):

@@ -63,8 +63,8 @@ def apply_results(
     while True:
         batch = runtime.store.get_batch(batch_id)
         if batch.results_fetched_at is None:
-            raise InvalidBatchError(
-                f"batch {batch_id} is {batch.status} and its results were not fetched; fetch them first"
+            raise _not_fetched(
+                batch, f"batch {batch_id} is {batch.status} and its results were not fetched; fetch them first"
             )
         is_there = batch.applied_at is not None and batch.result_uri == uri and destination.exists(name)
         if not is_there:
@@ -95,13 +95,14 @@ def apply_part(
     :param deliver: as there.
     :param end: called with the batch once all of its parts are through, for that part alone which was the last. The
         batch is not applied before it returns: if it raises or dies, another call for that part calls it again.
-    :raises InvalidBatchError: the batch has no such part, or its results have not been fetched.
+    :raises InvalidBatchError: the batch has no such part, or its results have not been fetched; retryable if they are
+        in a round.
     """
     while True:
         share = find_share(runtime, batch_id, number)
         if not share.is_fetched:
-            raise InvalidBatchError(
-                f"the results of part {number} of batch {batch_id} were not fetched; fetch them first"
+            raise _not_fetched(
+                share.batch, f"the results of part {number} of batch {batch_id} were not fetched; fetch them first"
             )
         name = PART_FILE.format(share.rows.start)
         part, uri = share.part, destination.uri_of(name)
@@ -123,6 +124,13 @@ def apply_part(
                 applied = find_share(runtime, batch_id, number)
             _count(runtime, applied.batch, at)
             return applied
+
+
+def _not_fetched(batch: Batch, message: str) -> InvalidBatchError:
+    error = InvalidBatchError(message)
+    # A round that another task opened meanwhile: who tries again waits for it.
+    error.retryable = any(part.round and part.results_fetched_at is None for part in batch.parts)
+    return error
 
 
 def _count(runtime: Runtime, batch: Batch, at: datetime) -> Batch:

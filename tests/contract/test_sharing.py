@@ -26,12 +26,14 @@ from airflow_raif.services import apply, seen
 from airflow_raif.services.advance import advance_batch, advance_part
 from airflow_raif.services.apply import apply_part, apply_results
 from airflow_raif.services.cancel import cancel_batch
-from airflow_raif.services.fetch import fetch_now
+from airflow_raif.services.fetch import fetch_batch_results, fetch_now
 from airflow_raif.services.manifest import manifest_of
 from airflow_raif.services.outcome import check_outcome
 from airflow_raif.services.poll import fetch_batch_status
 from airflow_raif.services.retain import delete_spool
 from airflow_raif.services.retry import retry_failed
+from airflow_raif.services.rounds import open_round
+from airflow_raif.services.share import find_share
 from airflow_raif.services.start import start_batch
 from airflow_raif.spool.files import Folder, results_file
 from tests.support import ANSWER, CLAIM, MODELS, PROVIDERS, defaults_of, folder, read_rows, runtime_of
@@ -341,6 +343,25 @@ def test_many_parts_of_doubles_cost_each_the_same(emulator, store, tmp_path):
     with runtime_of("openai", emulator.url, store, tmp_path, limits={"max_requests": 2}) as runtime:
         few, many = statements_to_advance(runtime, 8), statements_to_advance(runtime, 24)
     assert many < 4 * few
+
+
+def test_a_round_that_another_task_opened_meanwhile_is_waited_for(runtime, emulator, tmp_path):
+    """Whoever was about to write the doubles, or all rows, tries again instead of failing for good."""
+    emulator.state.faults.rows.append(RowFault(kind="missing", rows=[0], batches=1))
+    batch = start(runtime, said("a", "b", "a"))
+    fetch_batch_status(runtime, batch.batch_id)
+    batch = fetch_batch_results(runtime, batch.batch_id)
+    shared = next(part for part in batch.first_parts if part.is_shared)
+    assert find_share(runtime, batch.batch_id, shared.number).is_fetched
+    assert open_round(runtime, batch)
+    with pytest.raises(InvalidBatchError, match="were not fetched") as of_part:
+        apply_part(runtime, batch.batch_id, shared.number, folder(tmp_path / "out"))
+    with pytest.raises(InvalidBatchError, match="were not fetched") as of_batch:
+        results(runtime, batch, tmp_path)
+    assert of_part.value.retryable
+    assert of_batch.value.retryable
+    batch = finish(runtime, batch)
+    assert [row["status"] for row in results(runtime, batch, tmp_path)] == ["completed"] * 3
 
 
 def test_rows_that_went_out_again_while_their_doubles_were_written(runtime, emulator, tmp_path, monkeypatch):

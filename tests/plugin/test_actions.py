@@ -95,7 +95,7 @@ def test_a_retry_over_a_budget_is_refused(world, client_of, with_runs):
     answer = client_of("user").get(f"/raif/batches/{batch.batch_id}/retry")
     world.store.set_budget(batch, batch.budget)
     assert answer.status_code == 409
-    assert "is more than its max_cost of $0.0000 together" in answer.text
+    assert "is more than its max_cost of $0.000000000001 together" in answer.text
     assert "--max-cost" in answer.text
 
 

@@ -111,7 +111,8 @@ def test_retry_over_a_budget_needs_a_higher_one(world, raif_store, command):
     for words in (("--dry-run",), ("--yes",), ("--yes", "--max-cost", "0.000001")):
         refused = command("retry", batch.batch_id, *words)
         assert (refused.code, refused.out) == (1, "")
-        assert "is more than its max_cost of $0.0000 together, and nothing is sent" in refused.err
+        assert "is more than its max_cost of $0.00000" in refused.err
+        assert "together, and nothing is sent" in refused.err
     assert raif_store.get_batch(batch.batch_id) == batch
     assert command("retry", batch.batch_id, "--yes", "--max-cost", "1.5").code == 0
     assert raif_store.get_batch(batch.batch_id).budget.max_cost == picodollars("1.5")
