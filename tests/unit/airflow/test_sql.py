@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import create_engine, make_url
+from sqlalchemy.dialects.sqlite.base import ischema_names
 
 from airflow_raif.destinations import sql as destination_module
 from airflow_raif.destinations.sql import SqlTable
@@ -280,6 +281,8 @@ def test_a_key_of_many_values(warehouse, kind):
     """Cannot tell a row, which shows before anything is paid."""
     if warehouse.is_sqlite and kind == "TEXT[]":
         pytest.skip("SQLite takes it for a text")
+    if warehouse.is_sqlite and kind not in ischema_names:
+        pytest.skip("SQLAlchemy 2.0 knows no such type of SQLite, whose column is one of texts then")
     warehouse.run(f"CREATE TABLE odd (tags {kind}, mood TEXT)")
     with pytest.raises(ConfigurationError, match=r"column 'tags' of 'odd' is .*, which cannot be a key"):
         SqlTable("warehouse", "odd", keys=["tags"], columns={"mood": "output"}).check(None)
@@ -326,7 +329,6 @@ def test_a_row_that_another_task_inserts_meanwhile(warehouse, monkeypatch):
         ("UUID", "7f3a0c1e", "7f3a0c1e"),
         ("STRING", "x", "x"),
         ("TIMESTAMPTZ", "2026-01-05T10:00:00Z", "2026-01-05T10:00:00Z"),
-        ("JSONB", {"a": 1}, '{"a": 1}'),
         ("BYTEA", "eA==", "eA=="),
         ("NUMERIC", "12.5", 12.5),
         ("NUMERIC", True, 1),
@@ -340,6 +342,15 @@ def test_types_that_sqlite_does_not_know(warehouse, kind, value, found):
     row = {"custom_id": "a", "status": "completed", "output": value, "id": 1}
     SqlTable("warehouse", "odd", keys=["id"], columns={"answer": "output"}).write(iter([row]))
     assert warehouse.run("SELECT answer FROM odd") == [(found,)]
+
+
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+def test_a_column_of_jsonb_in_sqlite(warehouse):
+    """Holds JSON, though only SQLite 3.45 and later has a function for it."""
+    warehouse.run("CREATE TABLE odd (id INTEGER PRIMARY KEY, answer JSONB)")
+    row = {"custom_id": "a", "status": "completed", "output": {"a": 1}, "id": 1}
+    SqlTable("warehouse", "odd", keys=["id"], columns={"answer": "output"}).write(iter([row]))
+    assert [json.loads(answer) for (answer,) in warehouse.run("SELECT answer FROM odd")] == [{"a": 1}]
 
 
 @pytest.mark.parametrize(
