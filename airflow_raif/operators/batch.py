@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 
 from airflow_raif.destinations.handler import Handler, load_handler
+from airflow_raif.domain.errors import InvalidBatchError
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._agents import codec_of
 from airflow_raif.operators._finishing import finish, finish_part, fraction_of
@@ -195,9 +196,7 @@ class ApplyBatchResultsOperator(_DeliveringOperator, _BatchOperator):
         return finish(runtime, batch, context, self)
 
     def _apply_part(self, runtime: Runtime, batch: Batch, number: int, context: Context) -> dict[str, Any]:
-        from airflow_raif.domain.errors import InvalidBatchError
-
-        # The batch is others' as well, so nothing that becomes of this task cancels it.
+        # The batch is others'' as well, so nothing that becomes of this task cancels it.
         patience = _waiting.Patience(cancel_on_timeout=False, cancel_on_kill=False)
         while True:
             share = patience.proceed_part(runtime, batch, number)
