@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airflow_raif.domain.errors import EmptyBatchError
+from airflow_raif.domain.errors import BatchStoppingError, EmptyBatchError, StoreError, TransientProviderError
 from airflow_raif.hooks.airflow_compat import partition_key_of
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._agents import agent_schema, check_at_parse, codec_of, schema_of
@@ -194,7 +194,6 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
         :param is_again: the submission was begun before an outage; a batch that was canceled since is not replaced.
         :raises TaskDeferred: see above.
         """
-        from airflow_raif.domain.errors import BatchStoppingError, TransientProviderError
         from airflow_raif.hooks.runtime import open_runtime
 
         claim = self._begin(context)
@@ -228,7 +227,6 @@ class RequestsOperator(EndsItsBatch, ShowsItsBatch, BaseOperator):
                     patience.pause(self, made, "execute_again", error)
 
     def _start_or_resume(self, runtime: Runtime, claim: Claim, context: Context) -> Batch:
-        from airflow_raif.domain.errors import StoreError
         from airflow_raif.hooks.runtime import open_batch_runtime
         from airflow_raif.services.resume import resume_batch
         from airflow_raif.services.start import start_batch

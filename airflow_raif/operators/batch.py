@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 
 from airflow_raif.destinations.handler import Handler, load_handler
-from airflow_raif.domain.errors import InvalidBatchError
+from airflow_raif.domain.errors import InvalidBatchError, TransientProviderError
 from airflow_raif.operators import _waiting
 from airflow_raif.operators._agents import codec_of
 from airflow_raif.operators._finishing import finish, finish_part, fraction_of
@@ -109,7 +109,6 @@ class _BatchOperator(ShowsItsBatch, BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Do it, now or once the provider answers again."""
-        from airflow_raif.domain.errors import TransientProviderError
         from airflow_raif.hooks.runtime import open_batch_runtime
 
         # Killed while it waits it leaves the batch as it is.
@@ -229,7 +228,6 @@ class CancelBatchOperator(_BatchOperator):
         self.missing_ok = missing_ok
 
     def _do(self, runtime: Runtime, batch: Batch, context: Context) -> str:
-        from airflow_raif.domain.errors import InvalidBatchError
         from airflow_raif.services.cancel import cancel_batch
 
         try:
@@ -311,7 +309,6 @@ class BatchInferenceOperator(_DeliveringOperator, RequestsOperator):
             return finish(runtime, batch, context, self)
 
     def _wait_for(self, runtime: Runtime, batch: Batch) -> Batch:
-        from airflow_raif.domain.errors import TransientProviderError
 
         patience = _waiting.Patience(self.timeout, self.poll_interval, self.cancel_on_timeout, self.cancel_on_kill)
         if not self.deferrable:
